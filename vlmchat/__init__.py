@@ -1,0 +1,1 @@
+"""A terminal chat with vision-language models."""

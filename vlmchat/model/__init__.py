@@ -1,0 +1,1 @@
+"""SigLIP, Gemma and the projector between them: tensors in, tensors out."""
