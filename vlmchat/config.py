@@ -17,7 +17,7 @@ from typing import Any
 from vlmchat.errors import UserError
 
 MAX_CONFIG_BYTES = 1_000_000
-TANH_GELUS = ("gelu_pytorch_tanh", "gelu_tanh", "gelu_new", "gelu_fast", "gelu")
+TANH_GELUS = ("gelu_pytorch_tanh", "gelu_tanh", "gelu_new", "gelu_fast")
 
 
 class ConfigError(UserError):
@@ -195,11 +195,10 @@ class _Section:
                 f"{' or '.join(known)} only: use a PaliGemma (version 1) checkpoint"
             )
 
-    def require_gelu(self, *keys: str) -> None:
-        for key in keys:
-            value = self.raw.get(key)
-            if value is not None and value not in TANH_GELUS:
-                raise self.fail(key, f"is {_short(value)}, and only the tanh GELU is known here")
+    def require_gelu(self, key: str, also: tuple[str, ...] = ()) -> None:
+        value = self.raw.get(key)
+        if value is not None and value not in TANH_GELUS + also:
+            raise self.fail(key, f"is {_short(value)}, and only the tanh GELU is known here")
 
 
 def _short(value: object) -> str:
@@ -229,7 +228,8 @@ def _vision(section: _Section) -> VisionConfig:
 
 def _text(section: _Section, rows: object) -> TextConfig:
     section.require_type("gemma")
-    section.require_gelu("hidden_act", "hidden_activation")
+    section.require_gelu("hidden_activation")
+    section.require_gelu("hidden_act", also=("gelu",))  # old files say gelu and mean the tanh form
     if section.boolean("attention_bias", default=False):
         raise section.fail("attention_bias", "is true, and a Gemma has no such biases")
     if not section.boolean("tie_word_embeddings", default=True):
