@@ -1,0 +1,111 @@
+"""What the commands tell: plain text in aligned columns, from what a session knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from vlmchat.terminal.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from vlmchat.engine import Kept
+    from vlmchat.images import Picture
+    from vlmchat.session import Session, Settings
+
+
+def columns(rows: Iterable[tuple[str, str]], gap: int = 2) -> str:
+    """Two columns, the second aligned behind the longest entry of the first."""
+    rows = list(rows)
+    width = max(len(left) for left, _ in rows) + gap
+    return "\n".join(f"{left:<{width}}{right}".rstrip() for left, right in rows)
+
+
+def picture(number: int, shown: Picture) -> str:
+    """One loaded image: `[2] cat.png 640x480 (first of 12 frames)`."""
+    width, height = shown.size
+    note = f" ({shown.note})" if shown.note else ""
+    return f"[{number}] {shown.name} {width}x{height}{note}"
+
+
+def current(session: Session) -> str:
+    """The image that questions are about, or why there is none."""
+    if session.failed is not None:
+        return f"none: {session.failed} could not be loaded"
+    if session.current is None:
+        return "none"
+    number = 1 + [each.key for each in session.pictures].index(session.current.key)
+    return picture(number, session.current)
+
+
+def pictures(session: Session) -> str:
+    """All loaded images, a star before the current one."""
+    if not session.pictures:
+        return "no images yet: /image PATH loads one"
+    chosen = None if session.current is None else session.current.key
+    return "\n".join(
+        f"{'*' if each.key == chosen else ' '} {picture(number, each)}"
+        for number, each in enumerate(session.pictures, 1)
+    )
+
+
+def settings(values: Settings) -> str:
+    """Every setting with its value and what it does."""
+    read = [setting.read(values) for setting in SETTINGS]
+    width = max(len(value) for value in read) + 2
+    return columns(
+        (setting.name, f"{value:<{width}}{setting.help}")
+        for setting, value in zip(SETTINGS, read, strict=True)
+    )
+
+
+def show(session: Session) -> str:
+    """The model, where it runs, what it weighs, the image and what is kept of it."""
+    engine = session.engine
+    rows = [
+        ("model", session.model_name or "(not named)"),
+        ("parameters", f"{engine.parameters:,}"),
+        ("device", str(engine.device)),
+        ("dtype", str(engine.dtype).removeprefix("torch.")),
+        ("weights", amount(engine.weight_bytes)),
+        ("image", current(session)),
+        ("prefix-cache", session.settings.prefix_cache),
+    ]
+    kept = [_kept(each, session) for each in engine.kept]
+    rows += [("kept" if row == 0 else "", text) for row, text in enumerate(kept or ["nothing"])]
+    return columns(rows)
+
+
+def _kept(kept: Kept, session: Session) -> str:
+    """One kept prefix: whose it is, how long and how large."""
+    names = (each.name for each in session.pictures if each.key == kept.key)
+    words = f' "{kept.words}"' if kept.words else ""
+    return f"{next(names, 'an image')}{words}: {kept.tokens} tokens, {amount(kept.bytes)}"
+
+
+def amount(count: int) -> str:
+    """A number of bytes in the unit that a person would choose."""
+    size, unit = float(count), "bytes"
+    for larger in ("KB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def stats(session: Session) -> str:
+    """The timing of the last answer and the tokens that it cost."""
+    if not session.turns:
+        return "no answer yet: ask something first"
+    reply = session.turns[-1].reply
+    timing = reply.timing
+    return columns(
+        [
+            ("image", f"{timing.image_s:.3f} s"),
+            ("first token", f"{timing.first_token_s:.3f} s"),
+            ("total", f"{timing.total_s:.3f} s"),
+            ("speed", f"{timing.tokens_per_s:.1f} tokens/s"),
+            ("answer", f"{len(reply.token_ids)} tokens, finished: {reply.finish_reason}"),
+            ("prefix", f"{reply.prefix_mode}: {reply.reused_tokens} tokens reused,"
+                       f" {reply.computed_tokens} computed"),
+        ]
+    )  # fmt: skip
