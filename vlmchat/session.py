@@ -7,25 +7,23 @@ heavy is imported until an image is loaded or a question is asked.
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlmchat.errors import UserError
+from vlmchat.transcript import as_text, record, write
 
 if TYPE_CHECKING:
-    from vlmchat.engine import Engine, Piece, Reply
+    from vlmchat.engine import Engine, Piece, PrefixMode, Reply
     from vlmchat.images import Picture
     from vlmchat.sampling import Sampling
     from vlmchat.tasks import Detection
 
+__all__ = ["DEFAULT_TEMPLATE", "Session", "Settings", "Turn", "record"]
+
 DEFAULT_TEMPLATE = "answer en {question}"
-FORMATS = ("md", "json", "jsonl")
 
 
 def _greedy() -> Sampling:
@@ -49,7 +47,7 @@ class Settings:
     """
 
     sampling: Sampling = field(default_factory=_greedy)
-    prefix_cache: str = "kv"
+    prefix_cache: PrefixMode = "kv"
     template: str = DEFAULT_TEMPLATE
 
 
@@ -70,14 +68,21 @@ class Session:
     `pictures` are the images in the order they were loaded, the first being number 1; `current` is
     the one that questions are about. `failed` names an image that was asked for and could not be
     had: until another is chosen, questions are refused rather than answered about the one before.
+    `notices` are what a person should know of the model, one line each.
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings | None = None, *, model_name: str = ""
+        self,
+        engine: Engine,
+        settings: Settings | None = None,
+        *,
+        model_name: str = "",
+        notices: Sequence[str] = (),
     ) -> None:
         self.engine = engine
         self.settings = settings if settings is not None else Settings()
         self.model_name = model_name
+        self.notices = tuple(notices)
         self.pictures: list[Picture] = []
         self.current: Picture | None = None
         self.failed: str | None = None
@@ -183,39 +188,11 @@ class Session:
 
     def transcript(self, form: str) -> str:
         """The conversation as text: "md" to read, "json" (a list) or "jsonl" (one a line)."""
-        if form == "md":
-            return _markdown(self.turns, self.model_name)
-        records = [record(turn) for turn in self.turns]
-        if form == "json":
-            return json.dumps(records, indent=2, allow_nan=False) + "\n"
-        if form == "jsonl":
-            return "".join(json.dumps(each, allow_nan=False) + "\n" for each in records)
-        raise UserError(f"there is no format {form}: choose one of {', '.join(FORMATS)}")
+        return as_text(self.turns, form, self.model_name)
 
     def save(self, path: Path) -> None:
-        """Write the conversation to a file whose suffix names the format, replacing it whole."""
-        form = path.suffix.lower().removeprefix(".")
-        if form not in FORMATS:
-            known = ", ".join("." + each for each in FORMATS)
-            raise UserError(f"cannot tell the format of {path.name}: its name must end in {known}")
-        if not self.turns:
-            raise UserError("there is nothing to save: ask something first")
-        try:
-            _replace_file(path, self.transcript(form))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write {path}: {reason}") from error
-
-
-def _replace_file(path: Path, text: str) -> None:
-    """Write a file beside the wanted one and move it there, so that no half file is ever seen."""
-    target = Path(os.path.realpath(path))  # a link keeps pointing at what it points at
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+        """Write the conversation; the suffix names the format. Raises UserError."""
+        write(self.turns, path, self.model_name)
 
 
 def _turn(line: str, picture: Picture | None, reply: Reply) -> Turn:
@@ -225,86 +202,3 @@ def _turn(line: str, picture: Picture | None, reply: Reply) -> Turn:
     from vlmchat.tasks import parse_detections
 
     return Turn(line, picture.name, picture.size, reply, tuple(parse_detections(reply.text)))
-
-
-def record(turn: Turn) -> dict[str, Any]:
-    """One answer as the JSON object that `--json` prints and `/save` writes.
-
-    Plain JSON values only: numbers that are not finite become None, and text that is not valid
-    Unicode (a file name in another encoding) is made so. Boxes are whole pixels x0, y0, x1, y1.
-    """
-    reply, timing = turn.reply, turn.reply.timing
-    return {
-        "schema": 1,
-        "prompt": _unicode(reply.prompt),
-        "text": _unicode(reply.text),
-        "token_ids": list(reply.token_ids),
-        "logprobs": [_number(value) for value in reply.logprobs],
-        "finish_reason": reply.finish_reason,
-        "image": None if turn.image is None else _unicode(turn.image),
-        "detections": [
-            {"label": _unicode(label), "box": list(box)} for label, box in pixel_boxes(turn)
-        ],
-        "timing": {
-            "image_s": _number(timing.image_s),
-            "first_token_s": _number(timing.first_token_s),
-            "total_s": _number(timing.total_s),
-            "tokens_per_s": _number(timing.tokens_per_s),
-        },
-        "prefix": {
-            "mode": reply.prefix_mode,
-            "reused_tokens": reply.reused_tokens,
-            "computed_tokens": reply.computed_tokens,
-        },
-    }
-
-
-def pixel_boxes(turn: Turn) -> list[tuple[str, tuple[int, int, int, int]]]:
-    """The detections of a turn as (label, (x0, y0, x1, y1)) in whole pixels of its image."""
-    if turn.size is None:
-        return []
-    boxes = []
-    for found in turn.detections:
-        x0, y0, x1, y1 = found.pixel_box(turn.size)
-        boxes.append((found.label, (round(x0), round(y0), round(x1), round(y1))))
-    return boxes
-
-
-def _number(value: float) -> float | None:
-    """A float that JSON can hold, to the microsecond or millionth."""
-    return round(float(value), 6) if math.isfinite(value) else None
-
-
-def _unicode(text: str) -> str:
-    """Text without lone surrogates, which no UTF-8 file or stream can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _markdown(turns: list[Turn], model_name: str) -> str:
-    """The conversation to read; foreign text stands in code spans and blocks, never as markup."""
-    title = f"# Conversation with {_code(model_name)}" if model_name else "# Conversation"
-    parts = [title]
-    for number, turn in enumerate(turns, 1):
-        parts.append(f"## {number}. {_code(turn.line)}")
-        if turn.image is not None and turn.size is not None:
-            parts.append(f"Image: {_code(turn.image)}, {turn.size[0]}x{turn.size[1]}")
-        parts.append(f"Prompt: {_code(turn.reply.prompt)}")
-        parts.append("\n".join(f"    {line}" for line in _visible(turn.reply.text).split("\n")))
-        if turn.reply.finish_reason != "stop":
-            parts.append(f"(ended early: {turn.reply.finish_reason})")
-        boxes = [f"- {_code(label)} at {box}" for label, box in pixel_boxes(turn)]
-        parts.extend(["\n".join(boxes)] if boxes else [])
-    return "\n\n".join(parts) + "\n"
-
-
-def _code(text: str) -> str:
-    """A Markdown code span around any one-line text, backticks included."""
-    text = " ".join(_visible(text).split())
-    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
-    pad = " " if "`" in text or not text else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def _visible(text: str) -> str:
-    """Text whose control characters are replaced, so that a file can be shown in a terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", _unicode(text))

@@ -1,54 +1,23 @@
 """What a typed line means: one table of commands, and `run`, which turns a line into an outcome.
 
-Commands change the session and say something, or give a prompt to ask. They never print and never
-generate: the front end shows a Say, streams an Ask, and leaves on Quit.
+Nothing here prints or generates: the front end shows a Say, streams an Ask, and leaves on Quit.
+The list of `/help`, the completion of the line editor and the dispatch all come from the table.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
-import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
-from vlmchat.errors import UserError
-from vlmchat.terminal import reports
-from vlmchat.terminal.settings import SETTINGS, change
+from vlmchat.terminal import actions, reports
+from vlmchat.terminal.outcomes import Ask, CommandError, Outcome, Quit, Say
 
 if TYPE_CHECKING:
     from vlmchat.session import Session
 
-
-class CommandError(UserError):
-    """A line that cannot be carried out."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A prompt for the model, the line it came from, and what to tell the person before."""
-
-    prompt: str
-    line: str
-    notice: str | None = None
-
-
-@dataclass(frozen=True)
-class Say:
-    """A text for the person; it may have several lines."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Quit:
-    """The person wants to leave."""
-
-
-Outcome = Union[Ask, Say, Quit]  # noqa: UP007 - evaluated at run time on Python 3.10 too
+__all__ = ["COMMANDS", "Ask", "Command", "CommandError", "Outcome", "Quit", "Say", "find", "run"]
 
 
 @dataclass(frozen=True)
@@ -83,11 +52,10 @@ def run(line: str, session: Session) -> Outcome | None:
     text = line.strip()
     if not text:
         return None
-    split = re.match(r"\s*(/\S*)(?:\s(.*))?", line.rstrip("\r\n"), re.DOTALL)
-    if split is not None:
-        command = find(split[1])
-        if command is not None:
-            return _act(command, split[2] or "", session)
+    typed = re.match(r"\s*(/\S*)(?:\s(.*))?", line.rstrip("\r\n"), re.DOTALL)
+    command = find(typed[1]) if typed else None
+    if typed and command:
+        return _act(command, typed[2] or "", session)
     return _image_line(text, session) or _question(text, session)
 
 
@@ -115,7 +83,7 @@ def _image_line(text: str, session: Session) -> Outcome | None:
     if found is None:
         return None
     path, rest = found
-    notice = _load(path, session)
+    notice = actions.load_image(path, session)
     outcome = run(rest, session)
     if isinstance(outcome, Ask):
         return replace(outcome, notice="\n".join(filter(None, (notice, outcome.notice))))
@@ -124,15 +92,9 @@ def _image_line(text: str, session: Session) -> Outcome | None:
     return outcome or Say(notice)
 
 
-def _load(path: Path, session: Session) -> str:
-    """Load an image; the text that says which one is current now."""
-    number = session.add_image(path)
-    return reports.picture(number, session.pictures[number - 1])
-
-
 def _question(text: str, session: Session) -> Ask:
-    """A line that is a question, unless it looks like a command or a file that is not there."""
-    missing = _missing_file(text)
+    """A line that is a question, unless it reads as a command or as a file that is not there."""
+    missing = _missing_image(text)
     if missing is not None:
         session.fail_image(missing)
         raise CommandError(
@@ -140,158 +102,36 @@ def _question(text: str, session: Session) -> Ask:
         )
     if text.startswith("/"):
         name = text.split()[0]
-        names = [name for command in COMMANDS for name in command.names]
         raise CommandError(
-            f"there is no command {name}: {_nearest(name.lower(), names)}/help lists them all,"
+            f"there is no command {name}: {_nearest(name)}/help lists them all,"
             f" and /ask {text} sends it as text"
         )
     return Ask(session.prompt_for(text), text)
 
 
-def _missing_file(text: str) -> str | None:
-    """What the line begins with, if that reads as the path of an image; known to be no file."""
-    quoted = re.match(r"""(['"])(.+?)\1""", text)
-    first = quoted[2] if quoted else re.match(r"(\\.|\S)+", text)[0]  # type: ignore[index]
-    image = re.search(r"\.(png|jpe?g|webp|gif|bmp|avif|tiff?|heic)$", first, re.IGNORECASE)
-    return first if image or re.match(r"/[^/]+/|file://", first) else None
+def _missing_image(text: str) -> str | None:
+    """What a line begins with, where it reads as the path of a file; an image it is not."""
+    first = re.match(r"""(['"])(.+?)\1|((?:\\.|\S)+)""", text)
+    word = (first[2] or first[3]) if first else ""
+    image = re.search(r"\.(png|jpe?g|webp|gif|bmp|avif|tiff?|heic)$", word, re.IGNORECASE)
+    return word if image or re.match(r"(~|\.\.?)/|/[^/]+/|file://", word) else None
 
 
-def _nearest(word: str, names: Iterable[str]) -> str:
-    """The start of a hint: the name most like the word, or nothing."""
-    close = difflib.get_close_matches(word, list(names), 1, 0.5)
-    return f"did you mean {close[0]}? " if close else ""
-
-
-def _path(text: str) -> Path:
-    """The path that a text means, in quotes or with ~ too; it need not exist."""
-    try:
-        words = shlex.split(text)
-    except ValueError:  # an unbalanced quote is part of the name
-        words = []
-    return Path(os.path.expanduser(words[0] if len(words) == 1 else text))
-
-
-def _image(argument: str, session: Session) -> Outcome:
-    from vlmchat.images import find_path
-
-    text = argument.strip()
-    if not text:
-        return Say(f"image: {reports.current(session)}")
-    if text.lower() == "none":
-        session.drop_image()
-        return Say("no image now")
-    if text.isascii() and text.isdigit():
-        session.select(int(text))
-        return Say(reports.current(session))
-    return Say(_load(find_path(text) or _path(text), session))
-
-
-def _images(_: str, session: Session) -> Outcome:
-    return Say(reports.pictures(session))
-
-
-def _ask(argument: str, session: Session) -> Outcome:
-    text = argument.strip()
-    return Ask(session.prompt_for(text), text)
-
-
-def _caption(argument: str, _: Session) -> Outcome:
-    from vlmchat.tasks import caption
-
-    language = argument.strip() or "en"
-    if not re.fullmatch("[A-Za-z]{2,3}(-[A-Za-z]{2,4})?", language):
-        raise CommandError(f"{language} is no language code: try /caption en or /caption de")
-    prompt = caption(language)
-    return Ask(prompt, f"/caption {argument.strip()}".rstrip())
-
-
-def _ocr(_: str, session: Session) -> Outcome:
-    from vlmchat.tasks import ocr
-
-    return Ask(ocr(), "/ocr")
-
-
-def _labels(name: str, argument: str) -> list[str]:
-    """The things to look for, which stand between semicolons."""
-    labels = [" ".join(label.split()) for label in argument.split(";")]
-    labels = [label for label in labels if label]
-    if not labels:
-        raise CommandError(f"{name} needs something to look for: for example {name} cat ; dog")
-    return labels
-
-
-def _detect(argument: str, _: Session) -> Outcome:
-    from vlmchat.tasks import detect
-
-    return Ask(detect(_labels("/detect", argument)), f"/detect {argument.strip()}")
-
-
-def _segment(argument: str, _: Session) -> Outcome:
-    from vlmchat.tasks import segment
-
-    return Ask(segment(_labels("/segment", argument)), f"/segment {argument.strip()}")
-
-
-def _raw(argument: str, _: Session) -> Outcome:
-    return Ask(argument, f"/raw {argument}")
-
-
-def _retry(_: str, session: Session) -> Outcome:
-    if session.last_question is None:
-        raise CommandError("there is nothing to ask again: ask something first")
-    prompt, line = session.last_question
-    return Ask(prompt, line)
-
-
-def _set(argument: str, session: Session) -> Outcome:
-    text = argument.strip()
-    if not text:
-        return Say(reports.settings(session.settings))
-    name, has_value, value = re.match(r"([^\s=]*)\s*([=\s]?)\s*(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    wanted = name.lower().replace("_", "-")
-    setting = next((each for each in SETTINGS if each.name == wanted), None)
-    if setting is None:
-        nearest = _nearest(wanted, (each.name for each in SETTINGS))
-        raise CommandError(f"there is no setting {name}: {nearest}/set shows them all")
-    if has_value:
-        session.settings = change(setting, session.settings, value)
-    return Say(f"{setting.name} = {setting.read(session.settings)}")
-
-
-def _show(_: str, session: Session) -> Outcome:
-    return Say(reports.show(session))
-
-
-def _stats(_: str, session: Session) -> Outcome:
-    return Say(reports.stats(session))
-
-
-def _save(argument: str, session: Session) -> Outcome:
-    path = _path(argument.strip())
-    session.save(path)
-    turns = len(session.turns)
-    return Say(f"saved {turns} answer{'' if turns == 1 else 's'} to {path}")
-
-
-def _clear(_: str, session: Session) -> Outcome:
-    session.clear()
-    return Say("the conversation is forgotten; images and settings stay")
-
-
-def _quit(_: str, session: Session) -> Outcome:
-    return Quit()
+def _nearest(name: str) -> str:
+    """The hint at the command that an unknown name may mean."""
+    names = [known for command in COMMANDS for known in command.names]
+    return actions.nearest("/" + name.lower().removeprefix("/"), names)
 
 
 def _help(argument: str, session: Session) -> Outcome:
+    """`/help [COMMAND]`"""
     name = argument.strip()
     if not name:
         rows = [(command.usage, command.help) for command in COMMANDS]
         return Say(f"{reports.columns(rows)}\n{HELP_END}")
     command = find(name)
     if command is None:
-        names = [name for command in COMMANDS for name in command.names]
-        nearest = _nearest("/" + name.lower().removeprefix("/"), names)
-        raise CommandError(f"there is no command {name}: {nearest}/help lists them all")
+        raise CommandError(f"there is no command {name}: {_nearest(name)}/help lists them all")
     also = f"\nalso: {', '.join(command.names[1:])}" if command.names[1:] else ""
     return Say(f"{command.usage}{also}\n{command.help}\n\n{command.more}")
 
@@ -308,7 +148,7 @@ COMMANDS: tuple[Command, ...] = (
         "Without anything after it, says which image questions are about. Quotes, ~, escapes\n"
         "and file:// are understood. Nothing is asked until you ask.\n"
         "Example: /image ~/photos/cat.png     /image 1     /image none",
-        _image,
+        actions.image,
         "image",
     ),
     Command(
@@ -316,7 +156,7 @@ COMMANDS: tuple[Command, ...] = (
         "",
         "list the loaded images",
         "The star marks the current one; /image with a number goes back to one.\nExample: /images",
-        _images,
+        actions.images,
     ),
     Command(
         ("/ask",),
@@ -324,21 +164,21 @@ COMMANDS: tuple[Command, ...] = (
         'ask, also what begins with "/" or a file name',
         "The same as typing TEXT, except that it is never taken for a command or a path.\n"
         "Example: /ask /etc/hosts is what kind of file ?",
-        _ask,
+        actions.ask,
     ),
     Command(
         ("/caption",),
         "[LANG]",
         "describe the image in a sentence",
         "LANG is a language code, en where it is left out.\nExample: /caption de",
-        _caption,
+        actions.caption,
     ),
     Command(
         ("/ocr",),
         "",
         "read the text in the image",
         "The words come in reading order.\nExample: /ocr",
-        _ocr,
+        actions.ocr,
     ),
     Command(
         ("/detect",),
@@ -346,14 +186,14 @@ COMMANDS: tuple[Command, ...] = (
         "find things: a box for each",
         "Names of things, with semicolons between them. Boxes are in pixels of the image.\n"
         "Example: /detect cat ; red car",
-        _detect,
+        actions.detect,
     ),
     Command(
         ("/segment",),
         "A ; B",
         "find things: a box and an outline for each",
         "Names of things, with semicolons between them.\nExample: /segment cat ; red car",
-        _segment,
+        actions.segment,
     ),
     Command(
         ("/raw",),
@@ -361,14 +201,14 @@ COMMANDS: tuple[Command, ...] = (
         "send TEXT with nothing around it",
         "A plain question is put into the template (see /help set); this one is not.\n"
         "Example: /raw caption es",
-        _raw,
+        actions.raw,
     ),
     Command(
         ("/retry",),
         "",
         "ask the last question again",
         "It is asked about the current image, with the current settings.\nExample: /retry",
-        _retry,
+        actions.retry,
     ),
     Command(
         ("/set",),
@@ -376,7 +216,7 @@ COMMANDS: tuple[Command, ...] = (
         "show or change settings",
         "NAME VALUE and NAME=VALUE both work; NAME alone shows it; nothing shows them all.\n"
         "Example: /set temperature 0.7     /set seed random     /set template {question}",
-        _set,
+        actions.set_,
         "setting",
     ),
     Command(
@@ -384,14 +224,14 @@ COMMANDS: tuple[Command, ...] = (
         "",
         "model, device, memory, image and cache",
         "What is kept of an image makes the next question about it start sooner.\nExample: /show",
-        _show,
+        actions.show,
     ),
     Command(
         ("/stats",),
         "",
         "timing of the last answer",
         "Reused tokens came from the cache, computed ones cost time.\nExample: /stats",
-        _stats,
+        actions.stats,
     ),
     Command(
         ("/save",),
@@ -399,7 +239,7 @@ COMMANDS: tuple[Command, ...] = (
         "save the conversation: .md, .json or .jsonl",
         "The ending of the name says the format; a file of that name is replaced.\n"
         "Example: /save cats.md",
-        _save,
+        actions.save,
         "file",
     ),
     Command(
@@ -407,7 +247,7 @@ COMMANDS: tuple[Command, ...] = (
         "",
         "forget the conversation",
         "Images and settings stay.\nExample: /clear",
-        _clear,
+        actions.clear,
     ),
     Command(
         ("/help", "/?"),
@@ -422,6 +262,6 @@ COMMANDS: tuple[Command, ...] = (
         "",
         "leave",
         "Ctrl-D on an empty line does the same.\nExample: /quit",
-        _quit,
+        actions.leave,
     ),
 )

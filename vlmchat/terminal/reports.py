@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from vlmchat.terminal.settings import SETTINGS
 
 if TYPE_CHECKING:
-    from vlmchat.engine import Kept
     from vlmchat.images import Picture
+    from vlmchat.prefix import Kept
     from vlmchat.session import Session, Settings
 
 
@@ -72,14 +72,16 @@ def show(session: Session) -> str:
     ]
     kept = [_kept(each, session) for each in engine.kept]
     rows += [("kept" if row == 0 else "", text) for row, text in enumerate(kept or ["nothing"])]
+    rows += [("note", notice) for notice in session.notices]
     return columns(rows)
 
 
 def _kept(kept: Kept, session: Session) -> str:
     """One kept prefix: whose it is, how long and how large."""
-    names = (each.name for each in session.pictures if each.key == kept.key)
-    words = f' "{kept.words}"' if kept.words else ""
-    return f"{next(names, 'an image')}{words}: {kept.tokens} tokens, {amount(kept.bytes)}"
+    names = (each.name for each in session.pictures if each.key == kept.image)
+    name, words = next(names, "an image"), kept.words.strip()
+    what = f"{kept.tokens} tokens" if kept.tokens else "encoded image"
+    return f"{name}{f' ({words})' if words else ''}: {what}, {amount(kept.nbytes)}"
 
 
 def amount(count: int) -> str:

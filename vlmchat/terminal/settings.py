@@ -78,9 +78,11 @@ def _seed(text: str) -> int | None:
 
 
 def _prefix_cache(settings: Settings, text: str) -> Settings:
-    if text.lower() not in ("kv", "exact"):
-        raise ValueError("kv or exact")
-    return replace(settings, prefix_cache=text.lower())
+    if text.lower() == "kv":
+        return replace(settings, prefix_cache="kv")
+    if text.lower() == "exact":
+        return replace(settings, prefix_cache="exact")
+    raise ValueError("kv or exact")
 
 
 def _template(settings: Settings, text: str) -> Settings:
