@@ -3,30 +3,10 @@
 Axes: B batch, K key-value heads, S positions there is room for, T new tokens, H head width.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from vlmchat.config import TextConfig
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Keys and values of a cache's first positions, copied out; (B, K, length, H) a layer."""
-
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-
-    @property
-    def length(self) -> int:
-        """Positions held."""
-        return self.keys[0].shape[2]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the copied keys and values take."""
-        return sum(tensor.nbytes for tensor in self.keys + self.values)
 
 
 class KVCache:
@@ -73,17 +53,13 @@ class KVCache:
             raise ValueError(f"cannot rewind a cache of {self.length} positions to {length}")
         self.length = length
 
-    def snapshot(self) -> Snapshot:
-        """Copy the filled part out, to be kept while this cache is used for something else."""
-        return Snapshot(
-            keys=tuple(keys[:, :, : self.length].clone() for keys in self.keys),
-            values=tuple(values[:, :, : self.length].clone() for values in self.values),
-        )
+    def restore(self, kept: "KVCache") -> None:
+        """Make a copy of what `kept` holds the filled part, so that `kept` stays as it is."""
+        for source, room in zip(kept.keys + kept.values, self.keys + self.values, strict=True):
+            room[:, :, : kept.length] = source[:, :, : kept.length]
+        self.length = kept.length
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Make `snapshot` the filled part."""
-        for kept, room in zip(
-            snapshot.keys + snapshot.values, self.keys + self.values, strict=True
-        ):
-            room[:, :, : snapshot.length] = kept
-        self.length = snapshot.length
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all the room, filled or not."""
+        return sum(tensor.nbytes for tensor in self.keys + self.values)

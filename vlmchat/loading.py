@@ -1,0 +1,74 @@
+"""From a path or hub id to a session that can be asked: where the parts are put together."""
+
+from pathlib import Path
+
+import torch
+
+from vlmchat import hub
+from vlmchat.config import ModelConfig
+from vlmchat.engine import Engine, PrefixMode
+from vlmchat.errors import UserError
+from vlmchat.processor import Processor
+from vlmchat.sampling import Sampling
+from vlmchat.session import Session, Settings
+from vlmchat.weights import Checkpoint, Progress, load_model, open_checkpoint
+
+DEMO_FOLDER = Path(__file__).parent / "demo"
+HALVED_ABOVE = 4 * 10**9  # bytes; larger float32 checkpoints run in bfloat16
+
+
+def load(
+    model_path: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    prefix_cache: PrefixMode = "kv",
+    sampling: Sampling | None = None,
+    progress: Progress | None = None,
+) -> Session:
+    """Load a checkpoint folder or hub id (None: the demo model) into a new session.
+
+    `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is auto, float32, bfloat16 or float16.
+    `progress`, called with bytes done and bytes in all, also allows a download to show its bars.
+    Raises UserError where something is wrong with the path, the files or the device.
+    """
+    target = pick_device(device)
+    folder = hub.resolve(model_path or DEMO_FOLDER, progress=progress is not None)
+    checkpoint = open_checkpoint(folder, ModelConfig.from_folder(folder))
+    processor = Processor.from_folder(folder, checkpoint.config)
+    model = load_model(checkpoint, pick_dtype(dtype, checkpoint), target, progress)
+    return Session(
+        Engine(model, processor),
+        Settings(sampling=sampling or Sampling(), prefix_cache=prefix_cache),
+        model_name="demo" if model_path is None else str(model_path),
+        notices=checkpoint.notices,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first of CUDA, Apple's GPU and the CPU."""
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {name}: this PyTorch sees {torch.cuda.device_count()} CUDA devices: "
+            "use --device cpu, or install a PyTorch with CUDA"
+        )
+    if device.type == "mps" and not has_mps:
+        raise UserError("--device mps: no Apple GPU here: use --device cpu")
+    return device
+
+
+def pick_dtype(name: str, checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype of that name; `auto` is the file's, but bfloat16 for large float32 files."""
+    if name != "auto":
+        return {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }[name]
+    if checkpoint.dtype == torch.float32 and checkpoint.nbytes > HALVED_ABOVE:
+        return torch.bfloat16
+    return checkpoint.dtype
