@@ -119,7 +119,7 @@ def _missing_image(text: str) -> str | None:
 
 def _nearest(name: str) -> str:
     """The hint at the command that an unknown name may mean."""
-    names = [known for command in COMMANDS for known in command.names]
+    names = [known for command in COMMANDS for known in command.names if known != "/?"]
     return actions.nearest("/" + name.lower().removeprefix("/"), names)
 
 
@@ -138,15 +138,15 @@ def _help(argument: str, session: Session) -> Outcome:
 
 HELP_END = """\
 Any other line is a question about the image. The path of an image loads it.
-Ctrl-C stops an answer, Ctrl-D leaves. /help COMMAND tells more, with an example."""
+Ctrl-C stops an answer, Ctrl-D leaves. /help COMMAND gives an example."""
 
 COMMANDS: tuple[Command, ...] = (
     Command(
         ("/image", "/load"),
         "[PATH | NUMBER | none]",
         "load an image, or go back to one",
-        "Without anything after it, says which image questions are about. Quotes, ~, escapes\n"
-        "and file:// are understood. Nothing is asked until you ask.\n"
+        "Alone, it says which image questions are about. Quotes, ~, escapes and file://\n"
+        "are understood. Loading asks nothing.\n"
         "Example: /image ~/photos/cat.png     /image 1     /image none",
         actions.image,
         "image",
@@ -214,7 +214,7 @@ COMMANDS: tuple[Command, ...] = (
         ("/set",),
         "[NAME VALUE]",
         "show or change settings",
-        "NAME VALUE and NAME=VALUE both work; NAME alone shows it; nothing shows them all.\n"
+        "NAME VALUE or NAME=VALUE changes one, NAME alone shows it, /set shows them all.\n"
         "Example: /set temperature 0.7     /set seed random     /set template {question}",
         actions.set_,
         "setting",
