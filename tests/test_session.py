@@ -122,6 +122,14 @@ def test_a_question_streams_pieces_and_then_one_reply_and_is_remembered(folder):
     assert turn.reply is reply
 
 
+def test_answer_is_the_whole_reply_to_a_question_as_typed(folder):
+    session = Session(ScriptedEngine("a cat"))
+    session.add_image(str(folder / "cat.png"))
+    reply = session.answer("what is this ?")
+    assert (reply.prompt, reply.text) == ("answer en what is this ?", "a cat")
+    assert (session.turns[0].line, session.turns[0].size) == ("what is this ?", (64, 48))
+
+
 def test_settings_count_from_the_next_question_on(folder):
     engine = ScriptedEngine("one two three", "one two three")
     session = Session(engine)

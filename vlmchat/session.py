@@ -89,14 +89,16 @@ class Session:
         self.turns: list[Turn] = []
         self.last_question: tuple[str, str] | None = None
 
-    def add_image(self, source: Path | bytes, name: str | None = None) -> int:
+    def add_image(self, source: Path | str | bytes, name: str | None = None) -> int:
         """Load an image, make it current and return its number; known content keeps its number.
 
+        `source` is a path or the bytes of a file, `name` what to call it.
         Raises ImageError. The image counts as failed from the first moment, so that whatever
         interrupts the loading, no later question is answered about the image before it.
         """
         from vlmchat.images import load_picture
 
+        source = Path(source) if isinstance(source, str) else source
         self.fail_image(name or (source.name if isinstance(source, Path) else "the image"))
         picture = load_picture(source, name)
         keys = [known.key for known in self.pictures]
@@ -169,9 +171,15 @@ class Session:
                 f"{self.failed} is not loaded: choose another with /image,"
                 " or let go of it with /image none"
             )
-        return self._answer(prompt, line, self.current, cancelled)
+        return self._stream(prompt, line, self.current, cancelled)
 
-    def _answer(
+    def answer(self, text: str) -> Reply:
+        """The whole answer to a question as a person types it; `ask` streams it instead."""
+        for _ in self.ask(self.prompt_for(text), text):
+            pass
+        return self.turns[-1].reply
+
+    def _stream(
         self, prompt: str, line: str, picture: Picture | None, cancelled: Callable[[], bool]
     ) -> Iterator[Piece | Reply]:
         """Pass the engine's stream on and remember its Reply."""
