@@ -1,0 +1,212 @@
+"""The only writer to the screen: answers go to stdout, everything else to stderr.
+
+Answers are written piece by piece as they come and never touched again: no cursor movement, no
+Markdown, no wrapping, so that copying, resizing and scrolling stay right, and a pipe gets the same
+bytes as a terminal. Styles and the waiting line exist on stderr, before and after a stream.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vlmchat.terminal.waiting import Waiting
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vlmchat.engine import Piece, Reply
+
+# C0 but tab and line feed, DEL, C1, marks that reorder text, and halves of surrogate pairs.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal: each character that could becomes U+FFFD.
+
+    It works a character at a time, so it does not matter where a stream was cut into pieces.
+    """
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def one_line(text: str) -> str:
+    """Text with its line breaks, and the space around them, folded into single spaces."""
+    return " ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+class OutputError(Exception):
+    """A stream takes no more text: the reader has left, or the disk is full.
+
+    Not a UserError: it ends the program, and not one line. `closed` is True for a broken pipe.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        self.closed = isinstance(error, BrokenPipeError)
+        super().__init__(f"cannot write the output: {error.strerror or error}")
+
+
+class Screen:
+    """stdout and stderr, and what may be written to each.
+
+    `styled` (stdout) and `err_styled` (stderr) tell whether escape sequences are allowed there: a
+    terminal that is not dumb, and nobody asked for plain text. With `as_json`, stdout is JSON
+    Lines. `quiet` leaves out everything on stderr that is neither an error nor asked for.
+    """
+
+    def __init__(
+        self,
+        out: TextIO,
+        err: TextIO,
+        *,
+        as_json: bool = False,
+        color: bool = True,
+        quiet: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.out, self.err = _forgiving(out), _forgiving(err)
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.styled = color and takes_escapes(out)
+        self.err_styled = color and takes_escapes(err)
+
+    def answer(self, stream: Iterable[Piece | Reply], about: str) -> Reply:
+        """Write an answer as it comes and end it with one newline; return the Reply.
+
+        `about` is what the waiting line shows until the first piece. What was written stays, and
+        its line is ended, whatever interrupts the stream. In JSON mode nothing is written here.
+        """
+        from vlmchat.engine import Reply
+
+        begun = False
+        with ExitStack() as waiting:
+            waiting.enter_context(self.waiting(about))
+            try:
+                for part in stream:
+                    if isinstance(part, Reply):
+                        reply = part
+                    elif not self.as_json:
+                        waiting.close()
+                        begun = True
+                        self._write(self.out, printable(part.text))
+            finally:
+                if begun:
+                    self._write(self.out, "\n")
+        if not begun and not self.as_json:
+            self._write(self.out, "\n")
+        return reply
+
+    def record(self, fields: Mapping[str, Any]) -> None:
+        """Write one JSON object and its newline to stdout."""
+        self._write(self.out, json.dumps(fields, allow_nan=False) + "\n")
+
+    def failed(self, prompt: str, error: BaseException) -> None:
+        """Report a line that failed: a JSON object on stdout, or one line on stderr."""
+        text = describe(error)
+        if self.as_json:
+            self._trace(error)
+            self.record({"prompt": _unicode(prompt), "error": _unicode(text)})
+        else:
+            self.error(text, error)
+
+    def error(self, text: str, error: BaseException | None = None) -> None:
+        """Write `vlmchat: text` as one line on stderr, behind the traceback if verbose."""
+        self._trace(error)
+        self._line(f"vlmchat: {one_line(text)}", "red")
+
+    def notice(self, text: str) -> None:
+        """Write something worth knowing that nobody asked for; nothing when quiet."""
+        if not self.quiet:
+            self._line(text, "dim")
+
+    def say(self, text: str) -> None:
+        """Write what a command answers."""
+        self._line(text, "")
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Show on a terminal, while the block runs, that something is going on; then remove it."""
+        if self.quiet or not self.err_styled:
+            yield
+            return
+        with Waiting(self.err, printable(one_line(text)), spin=True):
+            yield
+
+    @contextmanager
+    def loading(self, text: str) -> Iterator[Callable[[int, int], None] | None]:
+        """The same for a long load; gives the function to call with bytes done and in all.
+
+        None where no progress is wanted: stderr is not a terminal, or quiet.
+        """
+        if self.quiet or not self.err.isatty():
+            yield None
+        elif not self.err_styled:
+            self._line(printable(text), "")
+            yield None
+        else:
+            with Waiting(self.err, printable(one_line(text)), spin=False) as waiting:
+                yield waiting.progress
+
+    def _trace(self, error: BaseException | None) -> None:
+        """With --verbose, where an error comes from."""
+        if error is not None and self.verbose:
+            self._line("".join(traceback.format_exception(error)).rstrip(), "dim")
+
+    def _line(self, text: str, style: str) -> None:
+        """Write a text of one or more lines to stderr, sanitised, in a style where it may be."""
+        text = printable(text)
+        if style and self.err_styled:
+            with self._console.capture() as styled:
+                self._console.print(text, style=style, soft_wrap=True, end="")
+            text = styled.get()
+        self._write(self.err, text + "\n")
+
+    @cached_property
+    def _console(self) -> Console:
+        """What knows how this terminal writes styles. Markup and emoji codes stay plain text."""
+        from rich.console import Console
+
+        return Console(
+            file=self.err, force_terminal=True, markup=False, emoji=False, highlight=False
+        )
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError as error:
+            raise OutputError(error) from error
+
+
+def describe(error: BaseException) -> str:
+    """What a person reads of an error; a bug says so, and how to see more of it."""
+    from vlmchat.errors import UserError
+
+    if isinstance(error, UserError):
+        return str(error)
+    return f"internal error ({type(error).__name__}: {error}): see more of it with --verbose"
+
+
+def takes_escapes(stream: TextIO) -> bool:
+    """Whether escape sequences may be written: a terminal that is not dumb, without NO_COLOR."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return stream.isatty() and not plain
+
+
+def _forgiving(stream: TextIO) -> TextIO:
+    """The same stream, writing `?` where its encoding has no such character, never raising."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    return stream
+
+
+def _unicode(text: str) -> str:
+    """Text without lone surrogates, which JSON can write and many readers refuse."""
+    return text.encode("utf-8", "replace").decode("utf-8")

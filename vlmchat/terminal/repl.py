@@ -1,0 +1,189 @@
+"""The chat: read a line, carry it out, show what comes of it, until the person leaves.
+
+The line editor owns the terminal while a line is read, and the screen owns it while an answer is
+written; `run` hands it back and forth.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import time
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from vlmchat.terminal.batch import Done, carry_out
+from vlmchat.terminal.editor import open_editor
+
+if TYPE_CHECKING:
+    from prompt_toolkit.input import Input
+    from prompt_toolkit.output import Output
+
+    from vlmchat.session import Session, Turn
+    from vlmchat.terminal.editor import Editor
+    from vlmchat.terminal.render import Screen
+
+INTERRUPTED = 130
+TWICE_WITHIN = 2.0  # seconds between the two Ctrl-C that leave
+LEAVE = "to leave, press Ctrl-D, or Ctrl-C once more"
+
+
+def run(
+    session: Session, screen: Screen, input: Input | None = None, output: Output | None = None
+) -> int:
+    """Chat until the person leaves: 0 for Ctrl-D and `/quit`, 130 for Ctrl-C twice.
+
+    `input` and `output` are for tests, which type and look without a terminal.
+    """
+    greet(session, screen)
+    editor = open_editor(screen, input, output)
+    warmer = Warmer(session)
+    try:
+        return _chat(session, screen, editor, warmer)
+    finally:
+        warmer.stop()
+
+
+def _chat(session: Session, screen: Screen, editor: Editor, warmer: Warmer) -> int:
+    last_ctrl_c = -TWICE_WITHIN
+    while True:
+        warmer.start()
+        try:
+            line = editor.read()
+        except EOFError:
+            return 0
+        except KeyboardInterrupt:
+            now = time.monotonic()
+            if now - last_ctrl_c < TWICE_WITHIN:
+                return INTERRUPTED
+            last_ctrl_c = now
+            screen.notice(LEAVE)
+            continue
+        if _line(line, session, screen) is Done.QUIT:
+            return 0
+
+
+def _line(line: str, session: Session, screen: Screen) -> Done:
+    """Carry out one line, which Ctrl-C may stop, and add what the chat shows below an answer."""
+    before = session.turns[-1:]
+    try:
+        with CtrlC() as ctrl_c:
+            done = carry_out(line.replace("\n", " "), session, screen, ctrl_c.cancelled)
+    except KeyboardInterrupt:
+        screen.notice("[stopped]")
+        return Done.BADLY
+    after = session.turns[-1:]
+    if after and after != before:
+        _below(after[0], screen)
+    return done
+
+
+def _below(turn: Turn, screen: Screen) -> None:
+    """What follows an answer: that it was stopped, the boxes in it, its timing if verbose."""
+    from vlmchat.transcript import pixel_boxes
+
+    if turn.reply.finish_reason == "cancelled":
+        screen.notice("[stopped]")
+    for label, (x0, y0, x1, y1) in pixel_boxes(turn):
+        screen.notice(f"{label}: from ({x0}, {y0}) to ({x1}, {y1})")
+    if screen.verbose:
+        timing = turn.reply.timing
+        screen.notice(
+            f"[first token {timing.first_token_s:.2f} s, {timing.tokens_per_s:.1f} tokens/s, "
+            f"{turn.reply.reused_tokens} tokens reused, {turn.reply.computed_tokens} computed]"
+        )
+
+
+def greet(session: Session, screen: Screen) -> None:
+    """Two lines: which model this is, and what to type."""
+    if session.model_name == "demo":
+        screen.notice("demo model: it is small and knows drawn shapes (see --model-path)")
+    else:
+        engine = session.engine
+        dtype = str(engine.dtype).removeprefix("torch.")
+        screen.notice(f"{session.model_name} ({dtype} on {engine.device})")
+    if session.current is None:
+        screen.notice("/image PATH loads an image, then ask about it; /help lists the commands")
+    else:
+        width, height = session.current.size
+        screen.notice(
+            f"ask about {session.current.name} ({width}x{height}); /help lists the commands"
+        )
+
+
+class CtrlC:
+    """What Ctrl-C does while one line is carried out.
+
+    Up to the first token it raises KeyboardInterrupt: loading and prefill stop at once. From then
+    on (whoever makes tokens reads `cancelled` between them) the first press ends the answer
+    properly and the second raises. Elsewhere than in the main thread it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._watched = self._pressed = False
+        self._previous: Any = None
+
+    def cancelled(self) -> bool:
+        """Whether Ctrl-C was pressed; reading it says that somebody will read it again."""
+        self._watched = True
+        return self._pressed
+
+    def __enter__(self) -> CtrlC:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        if self._pressed or not self._watched:
+            raise KeyboardInterrupt
+        self._pressed = True
+
+
+class Warmer:
+    """Looks at a new image while the person still types the question about it.
+
+    An error here is not shown: the question computes the same, meets the same error and shows it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._key: str | None = None
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begin, if another image has become current since the last call."""
+        picture = self._session.current
+        if picture is not None and picture.key != self._key:
+            thread = threading.Thread(target=self._warm, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._key = None if picture is None else picture.key
+
+    def _warm(self) -> None:
+        with suppress(Exception):
+            self._session.warm()
+
+    def stop(self) -> None:
+        """End what still runs, and wait for it.
+
+        A thread that is inside PyTorch when the interpreter goes down aborts the whole process
+        ("terminate called without an active exception"), so it has to be gone by then. It is sent
+        SystemExit, which it meets between two operations and which threads end on silently.
+        """
+        for thread in self._threads:
+            if thread.is_alive():
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
+                )
+            thread.join()
