@@ -181,6 +181,12 @@ class Engine:
             timing=_timing(image_s, first_token_s, perf_counter() - started, len(token_ids)),
         )
 
+    def first_logits(self, prompt: str, picture: Picture | None, mode: PrefixMode = "kv") -> Tensor:
+        """Scores (V,) of an answer's first token; -inf for tokens that no answer may hold."""
+        ids = self.processor.prompt_ids(prompt)
+        self._token_budget(ids, picture, wanted=1)
+        return self._prefill(ids, prompt, picture, mode, budget=1)[0]
+
     def _token_budget(self, ids: list[int], picture: Picture | None, wanted: int) -> int:
         """New tokens that fit behind the prompt, `wanted` at most."""
         prefix = len(ids) + (self.config.image_tokens if picture else 0)
