@@ -56,7 +56,7 @@ class Options:
     top_k: int
     seed: int | None
     prefix_cache: Any
-    as_json: bool
+    json: bool
     no_color: bool
     quiet: bool
     verbose: bool
@@ -84,6 +84,18 @@ def _one_stdin(_: click.Context, __: click.Parameter, value: tuple[str, ...]) ->
     if value.count("-") > 1:
         raise click.BadParameter("stdin (-) can be read only once.")
     return value
+
+
+def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("vlmchat")
+        except PackageNotFoundError:
+            number = "(run from its source folder)"
+        click.echo(f"vlmchat {number}")
+        context.exit()
 
 
 @click.command(epilog=EPILOG)
@@ -161,11 +173,19 @@ def _one_stdin(_: click.Context, __: click.Parameter, value: tuple[str, ...]) ->
     type=click.Choice(["kv", "exact"]),
     help="What is kept of an image: the decoder's work on it, or the encoded image.",
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON Lines on stdout, one an answer.")
+@click.option("--json", is_flag=True, help="JSON Lines on stdout, one an answer.")
 @click.option("--no-color", is_flag=True, help="No escape sequence on either stream.")
 @click.option("--quiet", is_flag=True, help="Only answers and errors.")
 @click.option("--verbose", is_flag=True, help="Timing of answers; where errors come from.")
-@click.version_option(package_name="vlmchat", allow_from_autoenv=False)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.help_option("-h", "--help", allow_from_autoenv=False)
 def _parse(**given: Any) -> Options:
     """Ask vision-language models about images."""
@@ -208,14 +228,15 @@ def _wrong(error: click.UsageError) -> int:
 def _screen(**how: bool) -> Screen:
     from vlmchat.terminal.render import Screen
 
-    return Screen(sys.stdout, sys.stderr, **how)
+    # Python has None for a stream that was closed when the program started.
+    return Screen(sys.stdout or io.StringIO(), sys.stderr or io.StringIO(), **how)
 
 
 def _run(options: Options) -> int:
     from vlmchat.terminal.render import OutputError
 
     screen = _screen(
-        as_json=options.as_json,
+        as_json=options.json,
         color=not options.no_color,
         quiet=options.quiet,
         verbose=options.verbose,
@@ -245,7 +266,7 @@ def _start(options: Options, screen: Screen) -> int:
         return batch.run_each(options.ask, images, session, screen)
     if sys.stdin is None:
         return 0
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (sys.stdin.isatty() and screen.out.isatty()):
         return batch.run(_piped(sys.stdin, screen), session, screen)
     from vlmchat.terminal import repl
 
@@ -296,11 +317,13 @@ def _give_up_output(error: OutputError, screen: Screen) -> int:
     Both streams go to the null device, or Python would try the same bytes again on its way out
     and complain of them.
     """
+    from vlmchat.terminal.render import OutputError
+
     with suppress(OutputError):
         if not error.closed:
             screen.error(str(error), error)
     null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (screen.out, screen.err):
         with suppress(OSError):
             os.dup2(null, stream.fileno())
     os.close(null)

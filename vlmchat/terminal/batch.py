@@ -63,7 +63,7 @@ def carry_out(
     """
     prompt = line.strip()
     try:
-        outcome = commands.run(line, session)
+        outcome = commands.run(line.rstrip("\r\n").replace("\n", " "), session)
         if isinstance(outcome, Quit):
             return Done.QUIT
         if isinstance(outcome, Say):
@@ -101,6 +101,7 @@ def _answer(ask: Ask, session: Session, screen: Screen, cancelled: Callable[[], 
 def _cut_short(reply: Reply, limit: int) -> str:
     """Why an answer of so many tokens ended early, and what to do about it."""
     tokens = len(reply.token_ids)
+    cut = f"[cut after {tokens} token{'' if tokens == 1 else 's'}"
     if tokens < limit:
-        return f"[cut after {tokens} tokens: the model can read no more than that]"
-    return f"[cut after {tokens} tokens: /set max-tokens N or --max-tokens N allows more]"
+        return f"{cut}: the model can read no more]"
+    return f"{cut}: /set max-tokens N or --max-tokens N allows more]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -39,7 +39,7 @@ def open_editor(screen: Screen, input: Input | None = None, output: Output | Non
     """The line editor that this terminal can have: a full one needs escape sequences."""
     if screen.styled or input is not None:
         return FullEditor(input, output)
-    return PlainEditor()
+    return PlainEditor(screen)
 
 
 class FullEditor:
@@ -84,26 +84,32 @@ def _keys() -> KeyBindings:
 class PlainEditor:
     """readline's, told that the terminal is dumb: it edits without any escape sequence."""
 
-    def __init__(self) -> None:
-        kind = os.environ.get("TERM")
-        os.environ["TERM"] = "dumb"  # readline asks once, when it is loaded
-        try:
-            import readline
-        finally:
-            if kind is None:
-                del os.environ["TERM"]
-            else:
-                os.environ["TERM"] = kind
-        self._readline = readline
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._typed = _plain_readline()
 
     def read(self) -> str:
         """The next line; one that Ctrl-C cleared is skipped."""
         while True:
             try:
                 return input(PROMPT)
-            except KeyboardInterrupt:
-                if not self._readline.get_line_buffer():
+            except (EOFError, KeyboardInterrupt) as end:
+                self._screen.say("")  # readline leaves the cursor behind the prompt
+                if isinstance(end, EOFError) or not self._typed():
                     raise
+
+
+def _plain_readline() -> Callable[[], str]:
+    """Load readline, where Python has it, in its plainest mode; what gives the line so far."""
+    kind = os.environ.get("TERM", "")
+    os.environ["TERM"] = "dumb"  # it asks once, now
+    try:
+        import readline
+    except ImportError:
+        return str
+    finally:
+        os.environ["TERM"] = kind
+    return readline.get_line_buffer
 
 
 class LineCompleter(Completer):

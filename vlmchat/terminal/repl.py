@@ -7,6 +7,7 @@ written; `run` hands it back and forth.
 from __future__ import annotations
 
 import ctypes
+import math
 import signal
 import threading
 import time
@@ -47,11 +48,15 @@ def run(
 
 
 def _chat(session: Session, screen: Screen, editor: Editor, warmer: Warmer) -> int:
-    last_ctrl_c = -TWICE_WITHIN
+    """The loop. A Ctrl-C that comes between reading and answering counts as one at the prompt."""
+    last_ctrl_c = -math.inf
     while True:
-        warmer.start()
         try:
+            warmer.start()
             line = editor.read()
+            last_ctrl_c = -math.inf
+            if _line(line, session, screen) is Done.QUIT:
+                return 0
         except EOFError:
             return 0
         except KeyboardInterrupt:
@@ -60,9 +65,6 @@ def _chat(session: Session, screen: Screen, editor: Editor, warmer: Warmer) -> i
                 return INTERRUPTED
             last_ctrl_c = now
             screen.notice(LEAVE)
-            continue
-        if _line(line, session, screen) is Done.QUIT:
-            return 0
 
 
 def _line(line: str, session: Session, screen: Screen) -> Done:
@@ -70,7 +72,7 @@ def _line(line: str, session: Session, screen: Screen) -> Done:
     before = session.turns[-1:]
     try:
         with CtrlC() as ctrl_c:
-            done = carry_out(line.replace("\n", " "), session, screen, ctrl_c.cancelled)
+            done = carry_out(line, session, screen, ctrl_c.cancelled)
     except KeyboardInterrupt:
         screen.notice("[stopped]")
         return Done.BADLY
@@ -171,7 +173,7 @@ class Warmer:
         self._key = None if picture is None else picture.key
 
     def _warm(self) -> None:
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             self._session.warm()
 
     def stop(self) -> None:
@@ -179,7 +181,7 @@ class Warmer:
 
         A thread that is inside PyTorch when the interpreter goes down aborts the whole process
         ("terminate called without an active exception"), so it has to be gone by then. It is sent
-        SystemExit, which it meets between two operations and which threads end on silently.
+        SystemExit, which it meets between two operations.
         """
         for thread in self._threads:
             if thread.is_alive():

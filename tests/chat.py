@@ -1,0 +1,29 @@
+"""`python -m tests.chat` is `vlmchat` with a scripted engine, for tests that need a real process.
+
+Each prompt is answered with five words; one with `wait` in it stops behind the second of them
+until it is cancelled.
+"""
+
+import sys
+
+import vlmchat
+from tests.scripted import ScriptedEngine
+from vlmchat.cli import main
+from vlmchat.session import Session, Settings
+
+
+class Echo(ScriptedEngine):
+    def stream(self, prompt, *rest):
+        self.enqueue(f"you asked: {prompt} !")
+        if "wait" in prompt:
+            self.pause_after = 2
+        return super().stream(prompt, *rest)
+
+
+def load(model_path, *, sampling, **_):
+    return Session(Echo(), Settings(sampling=sampling), model_name=model_path or "demo")
+
+
+if __name__ == "__main__":
+    vlmchat.load = load
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""The screen: what reaches stdout and stderr, byte for byte, and what never does."""
+
+import io
+import json
+import time
+
+import pytest
+
+from tests.scripted import ScriptedEngine
+from vlmchat.engine import Piece
+from vlmchat.errors import UserError
+from vlmchat.sampling import Sampling
+from vlmchat.terminal import waiting
+from vlmchat.terminal.render import OutputError, Screen, one_line, printable
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+def screen_on(kind=io.StringIO, **how):
+    return Screen(kind(), kind(), **how)
+
+
+def stream(*answers):
+    return ScriptedEngine(*answers).stream("prompt", None, Sampling(), "kv")
+
+
+HOSTILE = [
+    ("plain text, tab\tand\nnew line", "plain text, tab\tand\nnew line"),
+    ("höflich 猫 🐈 e\u0301", "höflich 猫 🐈 e\u0301"),
+    ("\x1b[31mred\x1b]52;c;aGk=\x07", "\ufffd[31mred\ufffd]52;c;aGk=\ufffd"),
+    ("a\rb\x00c\x08d\x7f", "a\ufffdb\ufffdc\ufffdd\ufffd"),
+    ("\x9b31m\x85", "\ufffd31m\ufffd"),
+    ("\u202egnp.exe\u2066\u200f\u061c", "\ufffdgnp.exe\ufffd\ufffd\ufffd"),
+    ("name\udcff.png", "name\ufffd.png"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE)
+def test_printable_replaces_what_could_steer_a_terminal(text, shown):
+    assert printable(text) == shown
+    for cut in range(len(text)):
+        assert printable(text[:cut]) + printable(text[cut:]) == shown
+
+
+def test_one_line_folds_line_breaks():
+    assert one_line(" a \n\r\n\n  b\x85c ") == "a b c"
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+@pytest.mark.parametrize("answer", ["a red cat", "", "two\nlines\n", "\x1b[2J 猫"])
+def test_an_answer_is_its_pieces_and_one_newline(kind, answer):
+    screen = screen_on(kind)
+    reply = screen.answer(stream(answer), "looking")
+    assert screen.out.getvalue() == printable(answer) + "\n"
+    assert screen.err.getvalue() == ""
+    assert reply.text == answer
+
+
+def test_pieces_are_written_as_they_come():
+    screen = screen_on()
+
+    def watched():
+        yield Piece("one", 1, 0.0)
+        assert screen.out.getvalue() == "one"
+        yield Piece(" two", 2, 0.0)
+        assert screen.out.getvalue() == "one two"
+        yield from stream("")
+
+    screen.answer(watched(), "looking")
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, UserError("no room: ask less")])
+def test_a_broken_off_answer_keeps_what_was_written_and_ends_its_line(end):
+    screen = screen_on()
+
+    def broken():
+        yield Piece("half of", 1, 0.0)
+        raise end
+
+    with pytest.raises((KeyboardInterrupt, UserError)):
+        screen.answer(broken(), "looking")
+    assert screen.out.getvalue() == "half of\n"
+
+
+def test_an_answer_that_never_begins_writes_nothing():
+    screen = screen_on()
+    with pytest.raises(UserError):
+        screen.answer(stream(UserError("too long: ask less")), "looking")
+    assert screen.out.getvalue() == ""
+
+
+def test_json_mode_writes_objects_only():
+    screen = screen_on(as_json=True)
+    screen.answer(stream("a cat"), "looking")
+    screen.record({"text": "\x1b[31m\n猫", "number": 0.5})
+    screen.failed("q\udcff", UserError("no such\nthing: look again"))
+    lines = screen.out.getvalue().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"text": "\x1b[31m\n猫", "number": 0.5},
+        {"prompt": "q?", "error": "no such\nthing: look again"},
+    ]
+    assert screen.out.getvalue().isascii()
+    assert screen.err.getvalue() == ""
+    with pytest.raises(ValueError, match="JSON compliant"):
+        screen.record({"number": float("nan")})
+
+
+ERRORS = [
+    (UserError("no cat\n.png: look again"), "vlmchat: no cat .png: look again\n"),
+    (
+        ValueError("a \x1bbug"),
+        "vlmchat: internal error (ValueError: a \ufffdbug): see more of it with --verbose\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "line"), ERRORS)
+def test_an_error_is_one_line_on_stderr(error, line):
+    screen = screen_on(quiet=True)
+    screen.failed("prompt", error)
+    assert (screen.out.getvalue(), screen.err.getvalue()) == ("", line)
+
+
+def test_verbose_shows_where_an_error_comes_from():
+    screen = screen_on(verbose=True)
+    with pytest.raises(UserError) as caught:
+        screen.answer(stream(UserError("too long: ask less")), "looking")
+    screen.failed("prompt", caught.value)
+    first, *_, last = screen.err.getvalue().splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert last == "vlmchat: too long: ask less"
+
+
+def test_quiet_leaves_errors_and_what_was_asked_for():
+    screen = screen_on(quiet=True)
+    screen.notice("loaded")
+    screen.say("a list")
+    screen.error("broken: mend it")
+    assert screen.err.getvalue() == "a list\nvlmchat: broken: mend it\n"
+
+
+def everything(screen):
+    """Use all of a screen, with names that look like markup."""
+    with screen.waiting("[/foo].png"), screen.loading(":cat:") as progress:
+        if progress is not None:
+            progress(1, 2)
+    screen.notice("[red]x[/red].png :smiley:")
+    screen.say("[link=http://x]y[/link]")
+    screen.answer(stream("[bold]answer[/bold]"), "looking")
+    screen.error("[/foo].png: no")
+    return screen.out.getvalue(), screen.err.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "environment", "color"),
+    [
+        (io.StringIO, {}, True),
+        (Terminal, {"NO_COLOR": "1"}, True),
+        (Terminal, {"TERM": "dumb"}, True),
+        (Terminal, {}, False),
+    ],
+)
+def test_no_escape_sequence_where_none_is_wanted(monkeypatch, kind, environment, color):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    out, err = everything(screen_on(kind, color=color))
+    assert out == "[bold]answer[/bold]\n"
+    shown = "[red]x[/red].png :smiley:\n[link=http://x]y[/link]\nvlmchat: [/foo].png: no\n"
+    assert err == (":cat:\n" if kind is Terminal else "") + shown
+
+
+def test_a_terminal_gets_styles_and_the_same_words():
+    out, err = everything(screen_on(Terminal))
+    assert out == "[bold]answer[/bold]\n"
+    assert "\x1b[2m[red]x[/red].png :smiley:\x1b[0m\n" in err
+    assert "\n[link=http://x]y[/link]\n" in err
+    assert "\x1b[31mvlmchat: [/foo].png: no\x1b[0m\n" in err
+
+
+def test_each_stream_is_judged_by_itself():
+    screen = Screen(io.StringIO(), Terminal())
+    assert (screen.styled, screen.err_styled) == (False, True)
+
+
+def test_long_lines_are_left_to_the_terminal_to_wrap():
+    screen = screen_on(Terminal)
+    screen.notice("word " * 200)
+    assert screen.err.getvalue().count("\n") == 1
+
+
+def test_waiting_shows_a_line_and_takes_it_away(monkeypatch):
+    monkeypatch.setattr(waiting, "DELAY", 0.001)
+    screen = screen_on(Terminal)
+    with screen.waiting("looking at \x1bcat"):
+        while "looking" not in screen.err.getvalue():
+            time.sleep(0.001)
+    drawn = screen.err.getvalue().split(waiting.CLEAR)
+    assert drawn[1] == "| looking at \ufffdcat 0 s"
+    assert drawn[-1] == ""
+    assert "\n" not in screen.err.getvalue()
+
+
+def test_what_is_over_at_once_shows_nothing():
+    screen = screen_on(Terminal)
+    with screen.waiting("looking"):
+        pass
+    assert screen.err.getvalue() == ""
+
+
+def test_loading_draws_a_bar_and_takes_it_away(monkeypatch):
+    monkeypatch.setattr(waiting, "FRAME", 0)
+    screen = screen_on(Terminal)
+    with screen.loading("loading") as progress:
+        progress(3_000_000_000, 6_000_000_000)
+        progress(6_000_000_000, 6_000_000_000)
+    assert screen.err.getvalue().split(waiting.CLEAR) == [
+        "",
+        "loading",
+        "loading [############            ]  50% 3.0 of 6.0 GB",
+        "loading [########################] 100% 6.0 of 6.0 GB",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(("kind", "quiet"), [(io.StringIO, False), (Terminal, True)])
+def test_loading_wants_no_progress_where_nobody_looks(kind, quiet):
+    screen = screen_on(kind, quiet=quiet)
+    with screen.loading("loading") as progress:
+        assert progress is None
+    assert screen.err.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "closed"), [(BrokenPipeError(32, "Broken pipe"), True), (OSError(28, "full"), False)]
+)
+def test_a_stream_that_takes_no_more_raises_output_error(error, closed):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise error
+
+    with pytest.raises(OutputError) as caught:
+        Screen(io.StringIO(), Broken()).say("hello")
+    assert caught.value.closed is closed
+
+
+def test_characters_that_a_stream_cannot_hold_become_question_marks():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    Screen(out, io.StringIO()).answer(stream("a 猫"), "looking")
+    assert out.buffer.getvalue() == b"a ?\n"
