@@ -57,6 +57,7 @@ ASKING = [
     ("/ask caption de", "caption de", "caption de"),
     ("/caption", "caption en", "/caption"),
     ("/caption de", "caption de", "/caption de"),
+    ("/caption DE", "caption de", "/caption DE"),
     ("/ocr", "ocr", "/ocr"),
     ("/OCR  ", "ocr", "/ocr"),
     ("  /ocr", "ocr", "/ocr"),

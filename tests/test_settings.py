@@ -16,6 +16,7 @@ ACCEPTED = [
     ("top-k", "40", "40"),
     ("max-tokens", "1", "1"),
     ("seed", "7", "7"),
+    ("seed", str(2**63 - 1), str(2**63 - 1)),
     ("seed", "random", "random"),
     ("seed", "RANDOM", "random"),
     ("prefix-cache", "exact", "exact"),
@@ -37,6 +38,7 @@ REFUSED = [
     ("max-tokens", "0", "from 1 up"),
     ("max-tokens", "9" * 5000, "from 1 up"),
     ("seed", "-3", "a whole number or random"),
+    ("seed", str(2**63), "a whole number or random"),
     ("prefix-cache", "off", "kv or exact"),
     ("template", "answer en", "{question}"),
 ]

@@ -78,7 +78,7 @@ def caption(argument: str, _: Session) -> Outcome:
     language = argument.strip() or "en"
     if not re.fullmatch("[A-Za-z]{2,3}(-[A-Za-z]{2,4})?", language):
         raise CommandError(f"{language} is not a language code: try /caption en or /caption de")
-    return Ask(tasks.caption(language), f"/caption {argument.strip()}".rstrip())
+    return Ask(tasks.caption(language.lower()), f"/caption {argument.strip()}".rstrip())
 
 
 def ocr(_: str, session: Session) -> Outcome:

@@ -51,8 +51,8 @@ def _real(text: str, accepts: Callable[[float], bool], wanted: str) -> float:
 
 
 def _whole(text: str, least: int, wanted: str) -> int:
-    """A whole number from `least` to the largest that a 64-bit seed or count can hold."""
-    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
+    """A whole number from `least` to the largest seed, 2**63 - 1."""
+    if not re.fullmatch("[0-9]{1,19}", text) or not least <= int(text) < 2**63:
         raise ValueError(wanted)
     return int(text)
 
