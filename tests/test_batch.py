@@ -48,7 +48,7 @@ def test_answers_go_to_stdout_and_the_rest_to_stderr(session, engine):
         "what is it\r\n",
         "/set max-tokens 5\n",
         "   \n",
-        "caption en\n",
+        "ocr\n",
     ]
     assert carry_out(session, *lines) == (
         0,

@@ -5,10 +5,12 @@ import json
 import time
 
 import pytest
+from PIL import Image
 
 from tests.scripted import ScriptedEngine
 from vlmchat.engine import Piece
 from vlmchat.errors import UserError
+from vlmchat.images import Picture
 from vlmchat.sampling import Sampling
 from vlmchat.terminal import waiting
 from vlmchat.terminal.render import OutputError, Screen, one_line, printable
@@ -21,7 +23,8 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name in ("NO_COLOR", "COLORTERM", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
 
 
@@ -153,6 +156,7 @@ def everything(screen):
     with screen.waiting("[/foo].png"), screen.loading(":cat:") as progress:
         if progress is not None:
             progress(1, 2)
+    screen.picture(picture((40, 40), "red"))
     screen.notice("[red]x[/red].png :smiley:")
     screen.say("[link=http://x]y[/link]")
     screen.answer(stream("[bold]answer[/bold]"), "looking")
@@ -195,6 +199,54 @@ def test_long_lines_are_left_to_the_terminal_to_wrap():
     screen = screen_on(Terminal)
     screen.notice("word " * 200)
     assert screen.err.getvalue().count("\n") == 1
+
+
+def picture(size, *colors):
+    """A picture of vertical stripes."""
+    image = Image.new("RGB", size)
+    for number, color in enumerate(colors):
+        image.paste(color, (number * size[0] // len(colors), 0, size[0], size[1]))
+    return Picture("stripes.png", image, "key")
+
+
+def cells(err):
+    """How many half blocks each line has."""
+    return [line.count("\u2580") for line in err.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("size", "columns", "rows"),
+    [((224, 224), 30, 15), ((400, 100), 40, 5), ((100, 400), 8, 15), ((9000, 1), 40, 1)],
+)
+def test_a_picture_is_drawn_in_its_proportions(monkeypatch, size, columns, rows):
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    screen = screen_on(Terminal)
+    screen.picture(picture(size, "red"))
+    assert cells(screen.err.getvalue()) == [columns] * rows
+    assert screen.out.getvalue() == ""
+
+
+def test_a_picture_has_its_colours_in_their_places(monkeypatch):
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    screen = screen_on(Terminal)
+    screen.picture(picture((200, 10), (250, 1, 2), (3, 4, 240)))  # rich remembers colours
+    row = screen.err.getvalue().splitlines()[0]
+    assert row.startswith("\x1b[38;2;250;1;2;48;2;250;1;2m\u2580")
+    assert row.endswith("\x1b[38;2;3;4;240;48;2;3;4;240m\u2580\x1b[0m")
+
+
+def test_a_narrow_terminal_gets_a_narrow_picture(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    screen = screen_on(Terminal)
+    screen.picture(picture((400, 100), "red"))
+    assert cells(screen.err.getvalue()) == [20] * 2
+
+
+@pytest.mark.parametrize("how", [{"quiet": True}, {"as_json": True}, {"color": False}])
+def test_no_picture_where_it_is_not_wanted(how):
+    screen = screen_on(Terminal, **how)
+    screen.picture(picture((40, 40), "red"))
+    assert screen.err.getvalue() == ""
 
 
 def test_waiting_shows_a_line_and_takes_it_away(monkeypatch):

@@ -63,12 +63,17 @@ def carry_out(
     """
     prompt = line.strip()
     try:
+        before = session.current
         outcome = commands.run(line.rstrip("\r\n").replace("\n", " "), session)
         if isinstance(outcome, Quit):
             return Done.QUIT
         if isinstance(outcome, Say):
             screen.say(outcome.text)
-        elif isinstance(outcome, Ask):
+        elif isinstance(outcome, Ask) and outcome.notice:
+            screen.notice(outcome.notice)
+        if session.current is not None and session.current is not before:
+            screen.picture(session.current)
+        if isinstance(outcome, Ask):
             prompt = outcome.prompt
             _answer(outcome, session, screen, cancelled)
     except OutputError:
@@ -83,8 +88,6 @@ def _answer(ask: Ask, session: Session, screen: Screen, cancelled: Callable[[], 
     """Stream the answer to stdout, and what there is to know about it to stderr."""
     from vlmchat.transcript import record
 
-    if ask.notice:
-        screen.notice(ask.notice)
     stream = session.ask(ask.prompt, ask.line, cancelled)
     if session.current is None:
         screen.notice("there is no image: this is answered from text alone")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vlmchat.engine import Piece, Reply
+    from vlmchat.images import Picture
 
 # C0 but tab and line feed, DEL, C1, marks that reorder text, and halves of surrogate pairs.
 _UNPRINTABLE = re.compile(
@@ -129,6 +130,19 @@ class Screen:
     def say(self, text: str) -> None:
         """Write what a command answers."""
         self._line(text, "")
+
+    def picture(self, picture: Picture) -> None:
+        """Draw a small version of an image, on a terminal with colours; elsewhere nothing."""
+        if self.quiet or self.as_json or not (self.styled and self.err_styled):
+            return
+        from vlmchat.terminal.preview import COLUMNS, half_blocks
+
+        if self._console.color_system and self._console.encoding.startswith("utf"):
+            with self._console.capture() as drawn:
+                self._console.print(
+                    half_blocks(picture.image, min(COLUMNS, self._console.width)), end=""
+                )
+            self._write(self.err, drawn.get())
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:

@@ -110,6 +110,7 @@ def greet(session: Session, screen: Screen) -> None:
         screen.notice("/image PATH loads an image, then ask about it; /help lists the commands")
     else:
         width, height = session.current.size
+        screen.picture(session.current)
         screen.notice(
             f"ask about {session.current.name} ({width}x{height}); /help lists the commands"
         )
