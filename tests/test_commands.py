@@ -220,6 +220,29 @@ def test_an_image_error_stays_an_image_error(session):
         run("/image broken.png", session)
 
 
+OTHER_FILES = [
+    ("photo.heic", "photo.heic: a HEIC image: convert it to JPEG or PNG"),
+    ("'photo.heic' what is it ?", "photo.heic: a HEIC image: convert it to JPEG or PNG"),
+    ("./pictures", "pictures: a folder: give the path of an image in it"),
+    ("{here}/pictures/", "{here}/pictures: a folder: give the path of an image in it"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), OTHER_FILES)
+def test_a_path_of_something_else_says_what_is_wrong_with_it(folder, session, line, message):
+    (folder / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(12))
+    with pytest.raises(ImageError) as caught:
+        run(line.format(here=folder), session)
+    assert str(caught.value) == message.format(here=folder)
+
+
+def test_an_image_without_a_suffix_loads_where_its_path_is_no_words(folder, session):
+    (folder / "cat.png").rename("photo")
+    assert run("photo", session) == Ask("answer en photo", "photo")
+    assert say(session, "./photo") == "[1] photo 64x48"
+    assert run("./photo why ?", session).prompt == "answer en why ?"
+
+
 def test_a_known_command_is_never_looked_up_as_a_file(session, monkeypatch):
     monkeypatch.setattr("vlmchat.images.split_path", pytest.fail)
     assert run("/ocr", session) == Ask("ocr", "/ocr")

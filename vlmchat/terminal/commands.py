@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmchat.terminal import actions, reports
@@ -77,9 +78,7 @@ def _act(command: Command, argument: str, session: Session) -> Outcome:
 
 def _image_line(text: str, session: Session) -> Outcome | None:
     """Load the image whose path the line begins with and carry out what follows; None if none."""
-    from vlmchat.images import split_path
-
-    found = split_path(text)
+    found = _file_and_rest(text)
     if found is None:
         return None
     path, rest = found
@@ -94,8 +93,8 @@ def _image_line(text: str, session: Session) -> Outcome | None:
 
 def _question(text: str, session: Session) -> Ask:
     """A line that is a question, unless it reads as a command or as a file that is not there."""
-    missing = _missing_image(text)
-    if missing is not None:
+    missing = _path_like(text).strip("'\"")
+    if missing:
         session.fail_image(missing)
         raise CommandError(
             f"there is no image file {missing}: check the path, or send it as text with /ask {text}"
@@ -109,12 +108,27 @@ def _question(text: str, session: Session) -> Ask:
     return Ask(session.prompt_for(text), text)
 
 
-def _missing_image(text: str) -> str | None:
-    """What a line begins with, where it reads as the path of a file; an image it is not."""
+def _file_and_rest(text: str) -> tuple[Path, str] | None:
+    """The file that a line begins with and what follows it; None where there is no such file.
+
+    A path that cannot be mistaken for words counts without an image's suffix too, since loading it
+    says best what is wrong with it.
+    """
+    from vlmchat.images import find_path, split_path
+
+    typed = _path_like(text)
+    path = find_path(typed) if typed else None
+    return split_path(text) or (None if path is None else (path, text[len(typed) :].strip()))
+
+
+def _path_like(text: str) -> str:
+    """What a line begins with, as typed, if that reads as the path of a file; else nothing."""
     first = re.match(r"""(['"])(.+?)\1|((?:\\.|\S)+)""", text)
-    word = (first[2] or first[3]) if first else ""
-    image = re.search(r"\.(png|jpe?g|webp|gif|bmp|avif|tiff?|heic)$", word, re.IGNORECASE)
-    return word if image or re.match(r"(~|\.\.?)/|/[^/]+/|file://", word) else None
+    if first is None:
+        return ""
+    name = first[2] or first[3]
+    image = re.search(r"\.(png|jpe?g|webp|gif|bmp|avif|tiff?|hei[cf])$", name, re.IGNORECASE)
+    return first[0] if image or re.match(r"(~|\.\.?)/|/[^/]+/|file://", name) else ""
 
 
 def _nearest(name: str) -> str:
