@@ -1,6 +1,7 @@
 """Tiny random PaliGemma checkpoints, written by transformers, and transformers' own answers."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,13 @@ IMAGE_ID = 300
 
 
 def tiny_config(
-    *, heads: int = 4, kv_heads: int = 1, head_dim: int = 16, image_size: int = 28, rows: int = 320
+    *,
+    heads: int = 4,
+    kv_heads: int = 1,
+    head_dim: int = 16,
+    image_size: int = 28,
+    rows: int = 320,
+    image_id: int = IMAGE_ID,
 ) -> PaliGemmaConfig:
     """A PaliGemma of a few thousand parameters; the published layout in everything but size."""
     return PaliGemmaConfig(
@@ -40,7 +47,7 @@ def tiny_config(
             "head_dim": head_dim,
             "vocab_size": rows,
         },
-        image_token_index=IMAGE_ID,
+        image_token_index=image_id,
         projection_dim=32,
         hidden_size=32,
     )
@@ -61,9 +68,13 @@ def reference_model(config: PaliGemmaConfig, *, seed: int = 0) -> PaliGemmaForCo
     return model
 
 
-def our_model(folder: Path, dtype: torch.dtype | None = None) -> PaliGemma:
+def our_model(
+    folder: Path, dtype: torch.dtype | None = None, *, image_attends_to_text: bool = True
+) -> PaliGemma:
     """The model of a checkpoint folder, loaded by our own code."""
-    return load_model(open_checkpoint(folder, ModelConfig.from_folder(folder)), dtype)
+    config = ModelConfig.from_folder(folder)
+    config = replace(config, image_attends_to_text=image_attends_to_text)
+    return load_model(open_checkpoint(folder, config), dtype)
 
 
 def reference_logits(

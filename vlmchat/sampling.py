@@ -1,0 +1,79 @@
+"""From scores to a token: greedy, or drawn with temperature, top-k and top-p."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlmchat.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. Temperature 0 takes the likeliest; the next three apply above it.
+
+    `top_k` keeps that many of the likeliest tokens (0: all), `top_p` the fewest whose probability
+    adds up to it; `seed` makes the draw repeatable (None: another each time). `max_tokens` ends an
+    answer. Raises UserError for values out of range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, "0 or more", 0 <= self.temperature < math.inf)
+        _check("top-k", self.top_k, "0 (off) or more", self.top_k >= 0)
+        _check("top-p", self.top_p, "above 0 and up to 1", 0 < self.top_p <= 1)
+        _check("max-tokens", self.max_tokens, "1 or more", self.max_tokens >= 1)
+        if self.seed is not None:
+            _check("seed", self.seed, "from 0 to 2**63 - 1", 0 <= self.seed < 2**63)
+
+
+def _check(name: str, value: float, wanted: str, is_right: bool) -> None:
+    if not is_right:
+        raise UserError(f"{name} {value}: it must be {wanted}")
+
+
+class Sampler:
+    """Chooses the tokens of one answer, and holds the random state of its draws."""
+
+    def __init__(self, sampling: Sampling, device: torch.device | str = "cpu") -> None:
+        self.sampling = sampling
+        self._generator = torch.Generator(device)
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    def pick(self, logits: Tensor) -> tuple[int, float]:
+        """Choose from logits (V,): the token, and its log-probability in the model's own terms.
+
+        That is before temperature, top-k and top-p: how likely the model found it.
+        """
+        logprobs = logits.float().log_softmax(-1)
+        if self.sampling.temperature == 0:
+            token = int(logits.argmax())
+        else:
+            kept = restrict(logits.float() / self.sampling.temperature, self.sampling)
+            token = int(torch.multinomial(kept.softmax(-1), 1, generator=self._generator))
+        return token, float(logprobs[token])
+
+
+def restrict(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits (V,) with -inf for all tokens that top-k and then top-p leave out.
+
+    Nucleus sampling after Holtzman et al. 2020 (arXiv 1904.09751): the likeliest tokens up to and
+    with the one whose probability reaches top-p, so that there is always one.
+    """
+    if 0 < sampling.top_k < logits.numel():
+        smallest = logits.topk(sampling.top_k).values[-1]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if sampling.top_p < 1:
+        probabilities, order = logits.softmax(-1).sort(descending=True)
+        before = probabilities.cumsum(-1) - probabilities
+        logits = logits.index_fill(0, order[before >= sampling.top_p], -torch.inf)
+    return logits
