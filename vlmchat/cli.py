@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vlmchat.terminal.render import OutputError, Screen
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-MAX_STDIN_BYTES = 2**27  # of an image; one that is larger is refused as damaged
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,9 +115,11 @@ def _load(options: Options, screen: Screen) -> Session:
 
 def _add_image(path: str, session: Session) -> int:
     """Load one `--image`; its number."""
+    from vlmchat.images import MAX_FILE_BYTES, find_path
+
     if path == "-":
-        return session.add_image(sys.stdin.buffer.read(MAX_STDIN_BYTES), "stdin")
-    return session.add_image(Path(path))
+        return session.add_image(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "stdin")
+    return session.add_image(find_path(path) or Path(path))
 
 
 def _piped(stdin: TextIO, screen: Screen) -> Iterator[str]:

@@ -15,6 +15,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
+from vlmchat.images import SUFFIXES
 from vlmchat.terminal.commands import COMMANDS, find
 from vlmchat.terminal.settings import SETTINGS
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from vlmchat.terminal.render import Screen
 
 PROMPT = ">>> "
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 
 
 class Editor(Protocol):
@@ -151,7 +151,7 @@ def _beginning(typed: str, words: list[tuple[str, str]]) -> Iterable[Completion]
 
 
 def _is_image_or_folder(path: str) -> bool:
-    return path.lower().endswith(IMAGE_SUFFIXES) or os.path.isdir(path)
+    return path.lower().endswith(SUFFIXES) or os.path.isdir(path)
 
 
 def open_history() -> History:
