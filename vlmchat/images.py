@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from vlmchat.errors import UserError
 
@@ -65,10 +65,8 @@ def load_picture(source: Path | bytes, name: str | None = None) -> Picture:
 def _read(path: Path) -> bytes:
     """The bytes of a regular file, at most one more than the limit."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait
-        with os.fdopen(descriptor, "rb") as file:
-            kind = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(kind):
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ImageError(f"{path}: not a file: give the path of an image file")
             return file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
@@ -78,6 +76,11 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"{path}: cannot be read ({reason}): check the file") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """An open that does not wait for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decode(name: str, data: bytes) -> tuple["Image", str | None]:
@@ -137,17 +140,37 @@ def find_path(text: str) -> Path | None:
     text = text.strip()
     if not text or len(text) > MAX_PATH_CHARACTERS:
         return None
-    candidates = [text]
-    if text.lower().startswith("file://"):
-        candidates.append(unquote(urlsplit(text).path))
+    forms = [text, *_as_shell_word(text)]
+    forms += [path for form in forms for path in _from_address(form)]
+    forms += [path for form in forms for path in _from_home(form)]
+    return next((Path(form) for form in forms if os.path.exists(form)), None)
+
+
+def _as_shell_word(text: str) -> list[str]:
+    """What a shell reads, if that is one word."""
     try:
         words = shlex.split(text)
     except ValueError:  # a quote without its other half
-        words = []
-    if len(words) == 1:
-        candidates.append(words[0])
-    candidates += [os.path.expanduser(candidate) for candidate in candidates]
-    return next((Path(candidate) for candidate in candidates if _exists(candidate)), None)
+        return []
+    return words if len(words) == 1 else []
+
+
+def _from_address(text: str) -> list[str]:
+    """The path of a `file://` address."""
+    from urllib.request import url2pathname  # slow to import, and rarely needed
+
+    try:
+        return [url2pathname(urlsplit(text).path)] if text.lower().startswith("file://") else []
+    except ValueError:  # brackets where a host would be
+        return []
+
+
+def _from_home(text: str) -> list[str]:
+    """The path with `~` or `~name` written out."""
+    try:
+        return [os.path.expanduser(text)] if text.startswith("~") else []
+    except ValueError:  # a name that no user can have
+        return []
 
 
 def split_path(line: str) -> tuple[Path, str] | None:
@@ -158,6 +181,7 @@ def split_path(line: str) -> tuple[Path, str] | None:
     """
     line = line.strip()
     ends = [match.start() for match in re.finditer(r"(?=\s)|$", line)]
+    ends = [end for end in ends if end <= MAX_PATH_CHARACTERS]
     for end in reversed(ends):  # the longest path wins
         head = line[:end].strip()
         if not head.strip("'\"").lower().endswith(SUFFIXES):
@@ -166,10 +190,3 @@ def split_path(line: str) -> tuple[Path, str] | None:
         if path is not None and path.is_file():
             return path, line[end:].strip()
     return None
-
-
-def _exists(candidate: str) -> bool:
-    try:
-        return os.path.exists(candidate)
-    except ValueError:  # a NUL in the text
-        return False
