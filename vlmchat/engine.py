@@ -55,7 +55,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer, which ends every stream. `token_ids` include the end token."""
+    """A whole answer, which ends every stream. `token_ids` include the end token.
+
+    `input_ids` are all that the model read before it answered: image tokens, `<bos>`, prompt.
+    """
 
     prompt: str
     text: str
@@ -66,6 +69,7 @@ class Reply:
     reused_tokens: int
     computed_tokens: int
     timing: Timing
+    input_ids: tuple[int, ...] = ()
 
 
 class Engine:
@@ -179,6 +183,7 @@ class Engine:
             reused_tokens=reused,
             computed_tokens=computed,
             timing=_timing(image_s, first_token_s, perf_counter() - started, len(token_ids)),
+            input_ids=tuple(self._image_ids(picture) + ids),
         )
 
     def first_logits(self, prompt: str, picture: Picture | None, mode: PrefixMode = "kv") -> Tensor:
@@ -197,6 +202,10 @@ class Engine:
                 f"{self.config.text.max_positions}: ask something shorter"
             )
         return min(wanted, room)
+
+    def _image_ids(self, picture: Picture | None) -> list[int]:
+        """The ids that stand where the image goes, in front of `<bos>`."""
+        return [self.config.image_token_id] * self.config.image_tokens if picture else []
 
     @torch.inference_mode()
     def _prefill(
