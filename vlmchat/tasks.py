@@ -15,11 +15,15 @@ TASK_WORDS = ("answer", "cap", "caption", "describe", "detect", "ocr", "question
 PLACEHOLDER = "{question}"
 LAST_BIN = 1023  # big_vision writes round(coordinate * 1023)
 MASK_CODES = 16
+CODEBOOK = 128  # codes that there are
 
 _FIRST_WORD = re.compile(r"(\w+)(?!\S)")
 _LANGUAGE = re.compile(r"(?:answer|cap|caption|describe|question) [a-z]{2}(?!\S)")
 _ITEM = re.compile(
-    r"(?<!>)((?:<loc\d{4}>){4})(?!<loc)\s*((?:<seg\d{3}>)*)([^<;\n]*)",
+    r"(?<!<loc\d{4}>)((?:<loc\d{4}>){4})(?!<loc\d{4}>)"  # four places, no fifth on either side
+    r"(?:\s*((?:<seg\d{3}>)+))?"
+    r"(.*?)(?=\s;|;\s|<loc\d{4}>|<seg\d{3}>|\n|$)",  # the label, which may hold a ";" within a word
+    re.ASCII,
 )
 
 
@@ -103,14 +107,16 @@ def segment(labels: Sequence[str]) -> str:
 def parse_detections(text: str) -> list[Detection]:
     """The boxes in an answer, in its order; whatever is no whole item is skipped.
 
-    An item is exactly four places, perhaps sixteen mask codes, and a label up to `;`, a line's end
-    or the next token. Corners are put in order, since a box has no direction.
+    An item is exactly four places, perhaps mask codes, and a label up to a `;` beside a space, a
+    line's end or the next token. The corners of a box are put in order, since a box has no
+    direction; a mask has one, and is kept only where it is whole and its corners are in order.
     """
     found = []
     for places, codes, label in _ITEM.findall(text):
         y0, x0, y1, x1 = (min(int(n), LAST_BIN) / LAST_BIN for n in re.findall(r"\d{4}", places))
-        mask = tuple(int(n) for n in re.findall(r"\d{3}", codes))
         box = (min(y0, y1), min(x0, x1), max(y0, y1), max(x0, x1))
-        usable = len(mask) == MASK_CODES and box[0] < box[2] and box[1] < box[3] and max(mask) < 128
-        found.append(Detection(label.strip(), box, mask if usable else None))
+        mask = tuple(int(n) for n in re.findall(r"\d{3}", codes))
+        is_whole = len(mask) == MASK_CODES and max(mask) < CODEBOOK and y0 < y1 and x0 < x1
+        name = label.strip().rstrip(";").rstrip()
+        found.append(Detection(name, box, mask if is_whole else None))
     return found
