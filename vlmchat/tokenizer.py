@@ -7,7 +7,7 @@ control token here, however it is written, while places (`<loc0051>`) and mask c
 import codecs
 import re
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -147,11 +147,14 @@ def _from_sentencepiece(folder: Path) -> FastTokenizer:
     The plain Gemma file lacks PaliGemma's places, mask codes and image token; they follow its last
     piece in that order.
     """
-    if not all(find_spec(name) for name in ("sentencepiece", "google.protobuf")):
+    try:
+        for name in ("sentencepiece", "google.protobuf"):
+            import_module(name)
+    except ImportError as error:
         raise TokenizerError(
             f"{folder}: only a tokenizer.model here: install what reads it with "
             "pip install 'vlmchat[sentencepiece]', or add the checkpoint's tokenizer.json"
-        )
+        ) from error
     from transformers import GemmaTokenizerFast
 
     fast: FastTokenizer = GemmaTokenizerFast.from_pretrained(folder).backend_tokenizer
