@@ -1,7 +1,11 @@
 """Where a checkpoint is: a folder, the local hub cache, or the hub itself."""
 
+import errno
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vlmchat.errors import UserError
@@ -23,8 +27,8 @@ def resolve(model_path: str | Path, *, progress: bool = False) -> Path:
     A hub id is looked up in the local cache first, then fetched, with bars where `progress` asks
     for them. Raises HubError.
     """
-    folder = Path(model_path).expanduser()
-    if folder.exists():
+    folder = Path(os.path.expanduser(model_path))
+    if os.path.exists(folder):  # unlike Path.exists, it says no to a name that is too long
         return _checked(folder)
     found = _HUB_ID.fullmatch(str(model_path))
     if found is None or found[1].count("/") != 1:
@@ -49,18 +53,24 @@ def _checked(folder: Path) -> Path:
         )
     if "config.json" not in names:
         raise HubError(f"{folder}: no config.json: give the folder of a PaliGemma checkpoint")
+    if not has_weights:
+        raise HubError(f"{folder}: no *.safetensors in it: give a checkpoint that has them")
     return folder
 
 
 def _cached(repository: str, revision: str | None) -> Path | None:
     """The snapshot in the local cache, if it is there and whole."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+        # With the patterns of the download, or the files that it left out would count as missing.
+        found = snapshot_download(
+            repository, revision=revision, allow_patterns=list(WANTED), local_files_only=True
+        )
+    except (OSError, HFValidationError):  # a missing entry is a FileNotFoundError
         return None
+    folder = Path(found)
     return folder if _is_whole(folder) else None
 
 
@@ -81,33 +91,58 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _fetched(repository: str, revision: str | None, progress: bool) -> Path:
-    """Download the snapshot; every way that this fails has a line of its own."""
-    from huggingface_hub import errors, snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+    """Download the snapshot; raises HubError."""
+    from huggingface_hub import snapshot_download
 
-    (enable_progress_bars if progress else disable_progress_bars)()
     try:
-        folder = snapshot_download(repository, revision=revision, allow_patterns=list(WANTED))
-    except errors.GatedRepoError as error:
-        raise HubError(
-            f"{repository}: its licence must be accepted first: do that at "
+        with _bars(progress):
+            folder = snapshot_download(repository, revision=revision, allow_patterns=list(WANTED))
+    except Exception as error:  # the hub, its client, the network and the disk have one each
+        raise HubError(f"{repository}: {_reason(error, repository, revision)}") from error
+    return _checked(Path(folder))
+
+
+@contextmanager
+def _bars(progress: bool) -> Iterator[None]:
+    """Progress bars only where they are asked for, and afterwards as they were."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if progress or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _reason(error: Exception, repository: str, revision: str | None) -> str:
+    """What is wrong and what to do about it, for each way that a download fails."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):  # before its parent, RepositoryNotFoundError
+        return (
+            "its licence must be accepted first: do that at "
             f"https://huggingface.co/{repository} and set HF_TOKEN to a token of that account"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise HubError(f"{repository}: no revision {revision}: check its branches") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise HubError(
-            f"{repository}: no such repository on the hub, or a private one: "
-            "check the id, or set HF_TOKEN"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise HubError(
-            f"{repository}: not in the local cache, and the hub cannot be reached: "
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"it has no revision {revision or 'main'}: check its branches"
+    if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
+        return (
+            "no such folder here, and no such repository on the hub, or a private one: "
+            "check the name, or set HF_TOKEN"
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return (
+            "no such folder here, not whole in the local cache, and the hub cannot be reached: "
             "check the network (and HF_HUB_OFFLINE), or give a folder"
-        ) from error
-    except (OSError, errors.HfHubHTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise HubError(
-            f"{repository}: the download failed ({reason}): try again, it goes on where it stopped"
-        ) from error
-    return Path(folder)
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full: make room, or set HF_HOME to a folder on another disk"
+    first = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return f"the download failed ({first}): try again, it goes on where it stopped"
