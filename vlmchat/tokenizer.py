@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as FastTokenizer
 
 from vlmchat.config import ModelConfig
@@ -20,6 +20,7 @@ from vlmchat.errors import UserError
 IMAGE = "<image>"
 CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>", IMAGE)
 MAX_CHARACTERS = 100_000
+MAX_REASON = 200  # characters of a message from the library
 PROBE = "answer en What is this? Ünïcödé 🤗\n"
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -36,16 +37,20 @@ class Tokenizer:
     def __init__(self, fast: FastTokenizer, config: ModelConfig) -> None:
         fast.no_truncation()
         fast.no_padding()
+        fast.post_processor = processors.Sequence([])  # nothing is added to a text
         fast.encode_special_tokens = True  # "<eos>" in a text is five characters
         self._fast = fast
         self.size = fast.get_vocab_size()
-        known = (fast.token_to_id(piece) for piece in CONTROL)
-        self._control = {token_id for token_id in known if token_id is not None}
+        ids = ((piece, fast.token_to_id(piece)) for piece in CONTROL)
+        known = {piece: token_id for piece, token_id in ids if token_id is not None}
+        fast.add_special_tokens(list(known))  # some files call a few of them ordinary
+        self._control = set(known.values())
         self._check(config)
         self.newline_id = self._one("\n")
-        _guarded(
-            lambda: self.decode(self.encode(PROBE)), "it cannot encode and decode a plain text"
-        )
+        if self.decode(self.encode(PROBE)) != PROBE:
+            raise TokenizerError(
+                "the tokenizer changes a plain text, which Gemma's never does: use PaliGemma's own"
+            )
 
     @classmethod
     def from_folder(cls, folder: Path, config: ModelConfig) -> "Tokenizer":
@@ -121,7 +126,9 @@ class Detokenizer:
     """Text of one answer as its tokens come, and never half a character.
 
     A piece is its text, with U+2581 for a space, and nothing is stripped. Bytes are gathered until
-    they are a character; one that never becomes part of a character is U+FFFD.
+    they are a character; a part that never becomes one is U+FFFD, and the good ones around it stay.
+    (Decoding a whole answer, the library marks every byte of a run that has a bad one. A stream
+    cannot: it has shown the good ones.)
     """
 
     def __init__(self, piece_of: Callable[[int], str]) -> None:
@@ -174,7 +181,7 @@ def _guarded(action: Callable[[], T], problem: str) -> T:
     except (KeyboardInterrupt, SystemExit, UserError):
         raise
     except BaseException as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0][:MAX_REASON]
         raise TokenizerError(
             f"the tokenizer does not work ({problem}: {first}): download its file again"
         ) from error
