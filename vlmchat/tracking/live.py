@@ -1,0 +1,149 @@
+"""The tracker of a running chat: it writes the journal and keeps a filer at its side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from vlmchat.errors import UserError
+from vlmchat.tracking import filer, records
+from vlmchat.tracking.destination import Destination
+from vlmchat.tracking.journal import Journal, journal_folder
+
+if TYPE_CHECKING:
+    from vlmchat.session import Session, Turn
+
+PATIENCE = 10.0  # seconds that the end of a chat waits for the filer
+NOT_INSTALLED = "comet_ml is not installed: pip install 'vlmchat[comet]'"
+
+
+class CometTracker:
+    """Records turns in a journal, which a filer brings to Comet as they come.
+
+    Nothing is made before the first turn, so that a chat without one leaves no trace. What goes
+    wrong is told once and ends the tracking, never the chat.
+    """
+
+    def __init__(self, destination: Destination, quantize: str = "none") -> None:
+        self._destination = destination
+        self._quantize = quantize
+        self._news: list[str] = []
+        self._journal: Journal | None = None
+        self._filer: _Filer | None = None
+        self._given_up = False
+        self._steps = 0
+        self._images: set[str] = set()
+
+    def record(self, session: Session, turn: Turn) -> None:
+        """Write a turn, with its image the first time, and let the filer know."""
+        if self._given_up:
+            return
+        try:
+            self._write(session, turn)
+        except Exception as error:  # whatever it is, it is not worth a chat
+            self._give_up(error)
+
+    def news(self) -> list[str]:
+        """What there is to say, by us and by the filer."""
+        if self._filer is not None:
+            self._news += self._filer.said()
+        news, self._news = self._news, []
+        return news
+
+    def close(self) -> None:
+        """Write the end, and wait until the filer is done, or for as long as anybody would."""
+        if self._journal is None:
+            return
+        if not self._given_up:
+            try:
+                self._journal.append(records.end_record())
+            except OSError as error:
+                self._give_up(error)
+        journal, self._journal, self._given_up = self._journal, None, True
+        journal.close()
+        if self._filer is not None and not self._filer.finish(PATIENCE):
+            self._news.append(
+                "Comet is slow: the record is still on its way; if it does not arrive, "
+                + filer.kept(journal.path)
+            )
+
+    def _write(self, session: Session, turn: Turn) -> None:
+        if self._journal is None:
+            self._begin(session)
+        assert self._journal is not None
+        assert self._filer is not None
+        picture = session.current
+        if turn.image is not None and picture is not None and picture.key not in self._images:
+            self._journal.append(records.image_record(picture))
+            self._images.add(picture.key)
+        self._steps += 1
+        self._journal.append(records.turn_record(session, turn, self._steps))
+        self._filer.poke()
+
+    def _begin(self, session: Session) -> None:
+        """Start the journal and the filer that reads it."""
+        if find_spec("comet_ml") is None:
+            raise UserError(NOT_INSTALLED)
+        self._journal = Journal()
+        self._journal.append(records.run_record(session, self._quantize))
+        self._filer = _Filer(self._journal.path, self._destination)
+
+    def _give_up(self, error: Exception) -> None:
+        self._given_up = True
+        if isinstance(error, UserError):
+            why = str(error)
+        elif isinstance(error, OSError):
+            where = self._journal.path if self._journal else journal_folder()
+            why = f"cannot write {where} ({error.strerror})"
+        else:
+            why = f"internal error ({type(error).__name__}: {error})"
+        self._news.append(f"not tracked from here on: {why}")
+
+
+class _Filer:
+    """The filer's process, from the chat's side. What it says goes into a file without a name."""
+
+    def __init__(self, journal: Path, destination: Destination) -> None:
+        self._journal = journal
+        self._said: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._process = filer.start(journal, destination, follow=True, said=self._said)
+        self._read = 0
+
+    def poke(self) -> None:
+        """Say that the journal has grown. A filer that has ended has said why, or `said` does."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+
+    def finish(self, seconds: float) -> bool:
+        """Say that the chat is over and wait so long; Ctrl-C ends the waiting. Whether it ended."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(seconds)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            return False
+        return True
+
+    def said(self) -> list[str]:
+        """The whole lines that it has written since the last call, and that it died, if so."""
+        if self._said.closed:
+            return []
+        code = self._process.poll()
+        # Its place in the file is ours too, and must not be moved: read from there, without seek.
+        text = os.pread(self._said.fileno(), 2**16, self._read)
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        lines = whole.decode("utf-8", "replace").splitlines()
+        if code is not None:
+            self._said.close()
+            if code not in (filer.FILED, filer.SAID_WHY):
+                lines.append(f"the tracking process ended ({code}): {filer.kept(self._journal)}")
+        return lines
