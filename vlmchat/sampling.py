@@ -8,6 +8,9 @@ from torch import Tensor
 
 from vlmchat.errors import UserError
 
+# Beyond these a temperature changes nothing more, and dividing by it would leave float32's range.
+COLDEST, HOTTEST = 1e-6, 1e9
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -58,7 +61,8 @@ class Sampler:
         if self.sampling.temperature == 0:
             token = int(logits.argmax())
         else:
-            kept = restrict(logits.float() / self.sampling.temperature, self.sampling)
+            temperature = min(max(self.sampling.temperature, COLDEST), HOTTEST)
+            kept = restrict((logits.float() - logits.max()) / temperature, self.sampling)
             token = int(torch.multinomial(kept.softmax(-1), 1, generator=self._generator))
         return token, float(logprobs[token])
 
@@ -70,8 +74,8 @@ def restrict(logits: Tensor, sampling: Sampling) -> Tensor:
     with the one whose probability reaches top-p, so that there is always one.
     """
     if 0 < sampling.top_k < logits.numel():
-        smallest = logits.topk(sampling.top_k).values[-1]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
+        best = logits.topk(sampling.top_k)  # by place, since half-precision scores often tie
+        logits = torch.full_like(logits, -torch.inf).index_copy(0, best.indices, best.values)
     if sampling.top_p < 1:
         probabilities, order = logits.softmax(-1).sort(descending=True)
         before = probabilities.cumsum(-1) - probabilities
