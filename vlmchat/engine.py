@@ -192,6 +192,22 @@ class Engine:
         self._token_budget(ids, picture, wanted=1)
         return self._prefill(ids, prompt, picture, mode, budget=1)[0]
 
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Hidden state (1, D) -> scores (V,), -inf for what no answer may hold.
+
+        That is image, bos, pad, and unused rows of the table.
+        """
+        logits = self.model.text.logits(hidden)[0]
+        logits[self._banned] = -torch.inf
+        logits[self.processor.tokenizer.size :] = -torch.inf
+        return logits
+
+    def features(self, picture: Picture) -> Tensor:
+        """What the decoder sees of an image: (1, P, D), computed where it is not kept."""
+        features = self._features(picture)[0].features
+        assert features is not None
+        return features
+
     def _token_budget(self, ids: list[int], picture: Picture | None, wanted: int) -> int:
         """New tokens that fit behind the prompt, `wanted` at most."""
         prefix = len(ids) + (self.config.image_tokens if picture else 0)
@@ -218,7 +234,7 @@ class Engine:
         """
         if picture is None:
             self._make_room(len(ids) + budget)
-            return self._logits(self._extend(self._room, ids)), 0, 0.0
+            return self.scores(self._extend(self._room, ids)), 0, 0.0
         image_tokens = self.config.image_tokens
         self._make_room(image_tokens + len(ids) + budget)
         if mode == "exact":
@@ -226,7 +242,7 @@ class Engine:
             last = self._extend(
                 self._room, [self.config.image_token_id] * image_tokens + ids, prefix
             )
-            return self._logits(last), 0, seconds
+            return self.scores(last), 0, seconds
         lead = self._lead(prompt)
         prefix, seconds = self._block(picture, lead)
         assert prefix.cache is not None
@@ -235,11 +251,11 @@ class Engine:
         reused = 0 if seconds else prefix.cache.length
         rest = ids[len(lead) :]
         last = self._extend(self._room, rest) if rest else prefix.last
-        return self._logits(last), reused, seconds
+        return self.scores(last), reused, seconds
 
     @torch.inference_mode()
     def _decode(self, token_id: int) -> Tensor:
-        return self._logits(self._extend(self._room, [token_id]))
+        return self.scores(self._extend(self._room, [token_id]))
 
     def _extend(self, cache: KVCache, ids: list[int], prefix: ImagePrefix | None = None) -> Tensor:
         """Run `ids` as one block behind what `cache` holds; hidden state of the last (1, D)."""
@@ -250,13 +266,6 @@ class Engine:
             mask = block_mask([images, len(ids) - images], device=self.device)
         features = None if prefix is None else prefix.features
         return self.model.extend(self.model.embed(row, features), cache, mask)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Scores (V,), without what no answer may hold: image, bos, pad, and unused rows."""
-        logits = self.model.text.logits(hidden)[0]
-        logits[self._banned] = -torch.inf
-        logits[self.processor.tokenizer.size :] = -torch.inf
-        return logits
 
     def _lead(self, prompt: str) -> tuple[int, ...]:
         """Ids of the prompt's part that belongs to the kept block."""
