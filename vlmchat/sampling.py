@@ -67,11 +67,6 @@ class Sampler:
         return token, float(logprobs[token])
 
 
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    """Logits over temperature, the largest moved to 0 first: no temperature makes it overflow."""
-    return (logits - logits.max()) / max(temperature, torch.finfo(torch.float32).tiny)
-
-
 def restrict(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits (V,) with -inf for all tokens that top-k and then top-p leave out.
 
