@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vlmchat.confidence import spans
 from vlmchat.errors import UserError
 from vlmchat.model.gemma import Attention, Rotation, rotate
 from vlmchat.model.masks import block_mask
@@ -171,17 +172,14 @@ def tokens_of(word: str, pieces: Sequence[str]) -> list[int]:
 
     Upper and lower case are the same here.
     """
-    text = "".join(pieces).lower()
-    wanted = word.lower()
-    ends = [sum(map(len, pieces[: index + 1])) for index in range(len(pieces))]
+    text, wanted = "".join(pieces).lower(), word.lower()
     found: set[int] = set()
     at = text.find(wanted) if wanted else -1
     while at >= 0:
-        begin, end = at, at + len(wanted)
         found |= {
             index
-            for index, piece in enumerate(pieces)
-            if ends[index] - len(piece) < end and ends[index] > begin
+            for index, (begin, end) in enumerate(spans(pieces))
+            if begin < at + len(wanted) and end > at
         }
         at = text.find(wanted, at + 1)
     if not found:

@@ -7,7 +7,7 @@ bottom, right, each a 1024th of the image's side, and sixteen `<segNNN>` behind 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vlmchat.errors import UserError
 
@@ -31,12 +31,14 @@ _ITEM = re.compile(
 class Detection:
     """Something found: its label and box (y0, x0, y1, x1), 0 to 1, as the model writes it.
 
-    `mask_codes` are the sixteen codes of a mask within the box, where there is one.
+    `mask_codes` are the sixteen codes of a mask within the box, where there is one. `at` is where
+    in the answer's text its first place stands.
     """
 
     label: str
     box: tuple[float, float, float, float]
     mask_codes: tuple[int, ...] | None = None
+    at: int = field(default=0, compare=False)
 
     def pixel_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """(x0, y0, x1, y1) in pixels of an image of that size (width, height)."""
@@ -112,11 +114,12 @@ def parse_detections(text: str) -> list[Detection]:
     direction; a mask has one, and is kept only where it is whole and its corners are in order.
     """
     found = []
-    for places, codes, label in _ITEM.findall(text):
+    for item in _ITEM.finditer(text):
+        places, codes, label = item.groups(default="")
         y0, x0, y1, x1 = (min(int(n), LAST_BIN) / LAST_BIN for n in re.findall(r"\d{4}", places))
         box = (min(y0, y1), min(x0, x1), max(y0, y1), max(x0, x1))
         mask = tuple(int(n) for n in re.findall(r"\d{3}", codes))
         is_whole = len(mask) == MASK_CODES and max(mask) < CODEBOOK and y0 < y1 and x0 < x1
         name = label.strip().rstrip(";").rstrip()
-        found.append(Detection(name, box, mask if is_whole else None))
+        found.append(Detection(name, box, mask if is_whole else None, item.start()))
     return found
