@@ -1,0 +1,45 @@
+"""Write what was learnt as a checkpoint folder: the published names, bfloat16, and a card."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from examples.train_demo.card import card
+from examples.train_demo.evaluate import Report
+from examples.train_demo.learner import Learner
+
+MOST_BYTES = 16 * 2**20  # of the weights: the package carries them
+COPIED = ("config.json", "tokenizer.json", "preprocessor_config.json")
+PUBLISHED = {
+    "text": "language_model.model",
+    "vision": "vision_tower.vision_model",
+    "projector": "multi_modal_projector",
+}
+
+
+def published_name(name: str) -> str:
+    """The name that a parameter of the model has in a published PaliGemma."""
+    part, rest = name.split(".", maxsplit=1)
+    return f"{PUBLISHED[part]}.{rest}"
+
+
+def export(run: Path, learner: Learner, folder: Path) -> None:
+    """Write the checkpoint of a run into `folder`; its card comes after the evaluation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        shutil.copyfile(run / name, folder / name)
+    weights = {
+        published_name(name): tensor.to(torch.bfloat16).contiguous()
+        for name, tensor in learner.model.state_dict().items()
+    }
+    path = folder / "model.safetensors"
+    save_file(weights, path, metadata={"format": "pt"})
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path} takes {path.stat().st_size} bytes, more than {MOST_BYTES}")
+
+
+def write_card(folder: Path, learner: Learner, report: Report) -> None:
+    """Write what the model is and what was measured."""
+    (folder / "README.md").write_text(card(learner, report), encoding="utf-8")
