@@ -1,6 +1,8 @@
 """What goes into the model: an image as pixels, a prompt as ids."""
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 SETTINGS_NAME = "preprocessor_config.json"
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers, which the published file uses
 MAX_SETTINGS_BYTES = 100_000
+STEPS = ("do_resize", "do_rescale", "do_normalize")
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,49 @@ class ImageSettings:
             if path.stat().st_size > MAX_SETTINGS_BYTES:
                 raise ValueError("it is too large")
             raw = json.loads(path.read_text(encoding="utf-8"))
-            size = raw.get("size", {})
-            sides = {size.get("height", image_size), size.get("width", image_size)}
-            settings = cls(
-                resample=int(raw.get("resample", BICUBIC)),
-                rescale_factor=float(raw.get("rescale_factor", 1 / 255)),
-                mean=_three(raw.get("image_mean", cls.mean)),
-                std=_three(raw.get("image_std", cls.std)),
-            )
-            if settings.resample not in (BILINEAR, BICUBIC) or 0.0 in settings.std:
-                raise ValueError("resample or image_std is none that images can be made with")
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            if not isinstance(raw, dict):
+                raise ValueError("it is no JSON object")
+            given = {key: value for key, value in raw.items() if value is not None}
+            settings, sides = cls._from_json(given), _sides(given.get("size", image_size))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f"{path}: cannot be used ({error}): download the file again"
             ) from error
-        if sides != {image_size}:
+        if sides != (image_size, image_size):
             raise ConfigError(
-                f"{path}: images of {sorted(sides, key=str)} pixels where the model takes "
-                f"{image_size}: the two do not belong together"
+                f"{path}: images of {sides[0]} x {sides[1]} pixels where the model takes "
+                f"{image_size} x {image_size}: the two do not belong together"
             )
         return settings
+
+    @classmethod
+    def _from_json(cls, raw: Mapping[str, Any]) -> "ImageSettings":
+        """What the parsed file says; raises ValueError or TypeError."""
+        off = [step for step in STEPS if raw.get(step, True) is not True]
+        if off:
+            raise ValueError(f"{off[0]} is {raw[off[0]]}, and a PaliGemma needs it")
+        settings = cls(
+            resample=int(raw.get("resample", BICUBIC)),
+            rescale_factor=float(raw.get("rescale_factor", 1 / 255)),
+            mean=_three(raw.get("image_mean", cls.mean)),
+            std=_three(raw.get("image_std", cls.std)),
+        )
+        if settings.resample not in (BILINEAR, BICUBIC):
+            raise ValueError(f"resample is {settings.resample}, not {BILINEAR} or {BICUBIC}")
+        if not all(map(math.isfinite, (settings.rescale_factor, *settings.mean, *settings.std))):
+            raise ValueError("a number in it is infinite or none")
+        if not all(settings.std):
+            raise ValueError("image_std is 0, and pixels are divided by it")
+        return settings
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    """Height and width, which older files give as one number."""
+    if type(size) is int:
+        return size, size
+    if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
+        raise ValueError("its size is no height and width")
+    return int(size["height"]), int(size["width"])
 
 
 def _three(values: Any) -> tuple[float, float, float]:
