@@ -388,17 +388,20 @@ def test_saving_and_forgetting(folder, session):
 HELP = """\
 /image [PATH | NUMBER | none]  load an image, or go back to one
 /images                        list the loaded images
+/paste                         load the image that was copied last
 /ask TEXT                      ask, also what begins with "/" or a file name
 /caption [LANG]                describe the image in a sentence
 /ocr                           read the text in the image
 /detect A ; B                  find things: a box for each
 /segment A ; B                 find things: a box and an outline for each
 /raw TEXT                      send TEXT with nothing around it
+/look [WORD] [layer N]         where it looked while it answered
+/why                           how sure it was of each token
 /retry                         ask the last question again
 /set [NAME VALUE]              show or change settings
 /show                          model, device, memory, image and cache
 /stats                         timing of the last answer
-/save FILE                     save the conversation: .md, .json or .jsonl
+/save FILE                     save the conversation, or the picture
 /clear                         forget the conversation
 /help [COMMAND]                this list, or more about one command
 /quit                          leave

@@ -10,10 +10,13 @@ from PIL import Image
 from tests.scripted import ScriptedEngine
 from vlmchat.engine import Piece
 from vlmchat.errors import UserError
-from vlmchat.images import Picture
+from vlmchat.overlay import Mark, Scene, color_of, plain
 from vlmchat.sampling import Sampling
 from vlmchat.terminal import waiting
+from vlmchat.terminal.detect import Answer
 from vlmchat.terminal.render import OutputError, Screen, one_line, printable
+
+RED = (255, 0, 0)
 
 
 class Terminal(io.StringIO):
@@ -156,7 +159,7 @@ def everything(screen):
     with screen.waiting("[/foo].png"), screen.loading(":cat:") as progress:
         if progress is not None:
             progress(1, 2)
-    screen.picture(picture((40, 40), "red"))
+    screen.scene(picture((40, 40), "red"))
     screen.notice("[red]x[/red].png :smiley:")
     screen.say("[link=http://x]y[/link]")
     screen.answer(stream("[bold]answer[/bold]"), "looking")
@@ -206,7 +209,7 @@ def picture(size, *colors):
     image = Image.new("RGB", size)
     for number, color in enumerate(colors):
         image.paste(color, (number * size[0] // len(colors), 0, size[0], size[1]))
-    return Picture("stripes.png", image, "key")
+    return plain(image)
 
 
 def cells(err):
@@ -216,12 +219,12 @@ def cells(err):
 
 @pytest.mark.parametrize(
     ("size", "columns", "rows"),
-    [((224, 224), 30, 15), ((400, 100), 40, 5), ((100, 400), 8, 15), ((9000, 1), 40, 1)],
+    [((224, 224), 32, 16), ((400, 100), 72, 9), ((100, 400), 8, 16), ((9000, 1), 72, 1)],
 )
 def test_a_picture_is_drawn_in_its_proportions(monkeypatch, size, columns, rows):
     monkeypatch.setenv("COLORTERM", "truecolor")
     screen = screen_on(Terminal)
-    screen.picture(picture(size, "red"))
+    screen.scene(picture(size, "red"))
     assert cells(screen.err.getvalue()) == [columns] * rows
     assert screen.out.getvalue() == ""
 
@@ -229,7 +232,7 @@ def test_a_picture_is_drawn_in_its_proportions(monkeypatch, size, columns, rows)
 def test_a_picture_has_its_colours_in_their_places(monkeypatch):
     monkeypatch.setenv("COLORTERM", "truecolor")
     screen = screen_on(Terminal)
-    screen.picture(picture((200, 10), (250, 1, 2), (3, 4, 240)))  # rich remembers colours
+    screen.scene(picture((200, 10), (250, 1, 2), (3, 4, 240)))  # rich remembers colours
     row = screen.err.getvalue().splitlines()[0]
     assert row.startswith("\x1b[38;2;250;1;2;48;2;250;1;2m\u2580")
     assert row.endswith("\x1b[38;2;3;4;240;48;2;3;4;240m\u2580\x1b[0m")
@@ -238,15 +241,86 @@ def test_a_picture_has_its_colours_in_their_places(monkeypatch):
 def test_a_narrow_terminal_gets_a_narrow_picture(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     screen = screen_on(Terminal)
-    screen.picture(picture((400, 100), "red"))
+    screen.scene(picture((400, 100), "red"))
     assert cells(screen.err.getvalue()) == [20] * 2
 
 
-@pytest.mark.parametrize("how", [{"quiet": True}, {"as_json": True}, {"color": False}])
+@pytest.mark.parametrize(
+    "how", [{"quiet": True}, {"as_json": True}, {"color": False}, {"graphics": "off"}]
+)
 def test_no_picture_where_it_is_not_wanted(how):
     screen = screen_on(Terminal, **how)
-    screen.picture(picture((40, 40), "red"))
+    screen.scene(picture((40, 40), "red"))
     assert screen.err.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("graphics", "start", "end"),
+    [
+        ("kitty", "\x1b_Ga=T,f=100,q=2,c=32,r=16,m=", "\x1b\\\n"),
+        ("iterm2", "\x1b]1337;File=inline=1;size=", "\x07\n"),
+        ("sixel", '\x1bP0;1q"1;1;320;320#0;2;100;0;0', "\x1b\\\n"),
+        ("blocks", "\x1b[", "\x1b[0m\n"),
+    ],
+)
+def test_a_picture_is_drawn_as_wanted(monkeypatch, graphics, start, end):
+    monkeypatch.delenv("TMUX", raising=False)
+    screen = screen_on(Terminal, graphics=graphics)
+    screen.scene(picture((224, 224), "red"))
+    drawn = screen.err.getvalue()
+    assert drawn.startswith(start)
+    assert drawn.endswith(end)
+    assert (drawn.count("\n") == 1) == (graphics != "blocks")
+
+
+def test_a_terminal_with_few_colours_or_letters_gets_no_blocks(monkeypatch):
+    monkeypatch.setenv("TERM", "unknown")
+    monkeypatch.setattr("rich.console.Console.color_system", None)
+    screen = screen_on(Terminal, graphics="blocks")
+    screen.scene(picture((224, 224), "red"))
+    assert screen.err.getvalue() == ""
+
+
+def test_what_lies_over_a_picture_is_drawn_at_the_size_shown(monkeypatch):
+    sizes = []
+    image = Image.new("RGB", (400, 100))
+    scene = Scene(image, lambda shown: sizes.append(shown.size) or shown, (Mark("7", 0, 0, RED),))
+    for graphics in ("blocks", "kitty"):
+        screen = screen_on(Terminal, graphics=graphics)
+        screen.scene(scene)
+        assert ("m7\x1b[" in screen.err.getvalue()) == (graphics == "blocks")
+    assert sizes == [(72, 18), (720, 180)]
+
+
+def test_the_terminal_is_asked_once_and_typing_is_given_back_once(monkeypatch):
+    asked = []
+
+    def choose(wanted, stream):
+        asked.append(wanted)
+        return Answer("sixel", "typed")
+
+    monkeypatch.setattr("vlmchat.terminal.graphics.choose", choose)
+    screen = screen_on(Terminal)
+    assert screen.typed_ahead() == ""
+    screen.scene(picture((10, 10), "red"))
+    screen.scene(picture((10, 10), "red"))
+    assert [screen.typed_ahead(), screen.typed_ahead(), asked] == ["typed", "", ["auto"]]
+
+
+def test_a_legend_has_the_colours_of_the_boxes(monkeypatch):
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    screen = screen_on(Terminal)
+    screen.legend([" 1  a [b]", "12  \x1bc"])
+    red, green, blue = color_of(1)
+    first, second = screen.err.getvalue().splitlines()
+    assert first == f"\x1b[1;38;2;{red};{green};{blue}m 1\x1b[0m  a [b]"
+    assert second.endswith("\x1b[0m  \ufffdc")
+    plain_screen = screen_on()
+    plain_screen.legend(["1  a"])
+    assert plain_screen.err.getvalue() == "1  a\n"
+    quiet = screen_on(quiet=True)
+    quiet.legend(["1  a"])
+    assert quiet.err.getvalue() == ""
 
 
 def test_waiting_shows_a_line_and_takes_it_away(monkeypatch):

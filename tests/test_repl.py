@@ -166,7 +166,7 @@ def test_boxes_and_timing_are_shown_below_an_answer(session, engine):
     _, out, err = chat(session, f"cat.png{ENTER}/detect cat{ENTER}{CTRL_D}", verbose=True)
     assert out == "<loc0512><loc0000><loc1023><loc0512> cat\n"
     assert err.splitlines()[1:] == [
-        "cat: from (0, 24) to (32, 48)",
+        "1  (0, 24) to (32, 48)  61%  cat",
         "[first token 0.50 s, 4.0 tokens/s, 0 tokens reused, 4 computed]",
     ]
 
@@ -174,7 +174,7 @@ def test_boxes_and_timing_are_shown_below_an_answer(session, engine):
 def test_the_boxes_of_an_answer_are_shown_once(session, engine):
     engine.enqueue("<loc0512><loc0000><loc1023><loc0512> cat")
     _, _, err = chat(session, f"cat.png{ENTER}/detect cat{ENTER}/set seed{ENTER}{CTRL_D}")
-    assert err.count("cat: from") == 1
+    assert err.count("1  (0, 24)") == 1
 
 
 def test_the_greeting_names_the_model_and_the_image(engine):

@@ -18,6 +18,8 @@ from vlmchat.transcript import as_text, record, write
 if TYPE_CHECKING:
     from vlmchat.engine import Engine, Piece, PrefixMode, Reply
     from vlmchat.images import Picture
+    from vlmchat.model.mask_decoder import MaskDecoder
+    from vlmchat.overlay import Scene
     from vlmchat.sampling import Sampling
     from vlmchat.tasks import Detection
 
@@ -53,13 +55,27 @@ class Settings:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer: the line as typed, the image's name and (width, height)."""
+    """One question and its answer: the line as typed, the image's name and (width, height).
+
+    `picture` is the image itself, and `pieces` are the texts of the answer's tokens.
+    """
 
     line: str
     image: str | None
     size: tuple[int, int] | None
     reply: Reply
     detections: tuple[Detection, ...] = ()
+    picture: Picture | None = field(default=None, repr=False, compare=False)
+    pieces: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def confidences(self) -> tuple[float | None, ...]:
+        """How sure the model was of each detection's box (see `vlmchat.confidence`)."""
+        from vlmchat.confidence import confidence
+
+        return tuple(
+            confidence(found, self.pieces, self.reply.logprobs) for found in self.detections
+        )
 
 
 class Session:
@@ -88,6 +104,8 @@ class Session:
         self.failed: str | None = None
         self.turns: list[Turn] = []
         self.last_question: tuple[str, str] | None = None
+        self.mask_decoder: MaskDecoder | None = None
+        self.looked: Scene | None = None
 
     def add_image(self, source: Path | str | bytes, name: str | None = None) -> int:
         """Load an image, make it current and return its number; known content keeps its number.
@@ -138,6 +156,7 @@ class Session:
         """Forget the questions and answers; images and settings stay."""
         self.turns.clear()
         self.last_question = None
+        self.looked = None
 
     def prompt_for(self, text: str) -> str:
         """The prompt for a typed text: task words go as they are, the rest into the template.
@@ -186,12 +205,16 @@ class Session:
         from vlmchat.engine import Reply
 
         settings = self.settings
+        pieces: list[str] = []
         stream = self.engine.stream(
             prompt, picture, settings.sampling, settings.prefix_cache, cancelled
         )
         for part in stream:
             if isinstance(part, Reply):
-                self.turns.append(_turn(line, picture, part))
+                self.turns.append(_turn(line, picture, part, tuple(pieces)))
+                self.looked = None
+            else:
+                pieces.append(part.text)
             yield part
 
     def transcript(self, form: str) -> str:
@@ -203,10 +226,11 @@ class Session:
         write(self.turns, path, self.model_name)
 
 
-def _turn(line: str, picture: Picture | None, reply: Reply) -> Turn:
+def _turn(line: str, picture: Picture | None, reply: Reply, pieces: tuple[str, ...]) -> Turn:
     """A finished answer with what it found; without a picture there is nothing to find."""
     if picture is None:
-        return Turn(line, None, None, reply)
+        return Turn(line, None, None, reply, pieces=pieces)
     from vlmchat.tasks import parse_detections
 
-    return Turn(line, picture.name, picture.size, reply, tuple(parse_detections(reply.text)))
+    found = tuple(parse_detections(reply.text))
+    return Turn(line, picture.name, picture.size, reply, found, picture, pieces)

@@ -154,7 +154,12 @@ def stats(_: str, session: Session) -> Outcome:
 
 def save(argument: str, session: Session) -> Outcome:
     """`/save FILE`"""
+    from vlmchat import views
+
     path = named_path(argument.strip())
+    if path.suffix.lower() in views.SUFFIXES:
+        views.save(session, path)
+        return Say(f"saved the picture to {path}")
     session.save(path)
     count = len(session.turns)
     return Say(f"saved {count} answer{'' if count == 1 else 's'} to {path}")

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from vlmchat.terminal import commands
-from vlmchat.terminal.outcomes import Ask, Quit, Say
+from vlmchat.terminal import commands, reports
+from vlmchat.terminal.outcomes import Ask, Outcome, Quit, Say
 from vlmchat.terminal.render import OutputError
 
 if TYPE_CHECKING:
     from vlmchat.engine import Reply
+    from vlmchat.images import Picture
     from vlmchat.session import Session
     from vlmchat.terminal.render import Screen
 
@@ -71,8 +72,7 @@ def carry_out(
             screen.say(outcome.text)
         elif isinstance(outcome, Ask) and outcome.notice:
             screen.notice(outcome.notice)
-        if session.current is not None and session.current is not before:
-            screen.picture(session.current)
+        _show(outcome, before, session, screen)
         if isinstance(outcome, Ask):
             prompt = outcome.prompt
             _answer(outcome, session, screen, cancelled)
@@ -82,6 +82,30 @@ def carry_out(
         screen.failed(prompt, error)
         return Done.BADLY
     return Done.WELL
+
+
+def _show(
+    outcome: Outcome | None, before: Picture | None, session: Session, screen: Screen
+) -> None:
+    """Draw what a command drew, or the image that has become current."""
+    from vlmchat import overlay
+
+    if isinstance(outcome, Say) and outcome.scene is not None:
+        screen.scene(outcome.scene)
+    elif session.current is not None and session.current is not before:
+        screen.scene(overlay.plain(session.current.image))
+
+
+def _show_boxes(session: Session, screen: Screen) -> None:
+    """The boxes of the last answer, as a table and in the picture."""
+    from vlmchat import views
+
+    turn = session.turns[-1]
+    if turn.detections:
+        scene = views.boxes(turn, session.mask_decoder)
+        screen.legend(reports.boxes(turn))
+        if scene is not None:
+            screen.scene(scene)
 
 
 def _answer(ask: Ask, session: Session, screen: Screen, cancelled: Callable[[], bool]) -> None:
@@ -97,6 +121,8 @@ def _answer(ask: Ask, session: Session, screen: Screen, cancelled: Callable[[], 
     reply = screen.answer(stream, about)
     if screen.as_json:
         screen.record(record(session.turns[-1]))
+    else:
+        _show_boxes(session, screen)
     if reply.finish_reason == "length":
         screen.notice(_cut_short(reply, session.settings.sampling.max_tokens))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmchat.terminal import actions, reports
+from vlmchat.terminal import actions, insight, reports
 from vlmchat.terminal.outcomes import Ask, CommandError, Outcome, Quit, Say
 
 if TYPE_CHECKING:
@@ -173,6 +173,13 @@ COMMANDS: tuple[Command, ...] = (
         actions.images,
     ),
     Command(
+        ("/paste",),
+        "",
+        "load the image that was copied last",
+        "On Linux this needs wl-paste or xclip.\nExample: /paste",
+        insight.paste,
+    ),
+    Command(
         ("/ask",),
         "TEXT",
         'ask, also what begins with "/" or a file name',
@@ -206,7 +213,8 @@ COMMANDS: tuple[Command, ...] = (
         ("/segment",),
         "A ; B",
         "find things: a box and an outline for each",
-        "Names of things, with semicolons between them.\nExample: /segment cat ; red car",
+        "Names of things, with semicolons between them. Outlines need the mask decoder\n"
+        "(--mask-decoder FILE); without it there are boxes.\nExample: /segment cat ; red car",
         actions.segment,
     ),
     Command(
@@ -216,6 +224,24 @@ COMMANDS: tuple[Command, ...] = (
         "A plain question is put into the template (see /help set); this one is not.\n"
         "Example: /raw caption es",
         actions.raw,
+    ),
+    Command(
+        ("/look",),
+        "[WORD] [layer N]",
+        "where it looked while it answered",
+        "The picture is bright where the model's attention went, averaged over heads: for\n"
+        "the whole answer or a word of it, over all layers or in one. /save look.png\n"
+        "keeps it.\n"
+        "Example: /look     /look red     /look red layer 3",
+        insight.look,
+    ),
+    Command(
+        ("/why",),
+        "",
+        "how sure it was of each token",
+        "And what else might have come in its place. The probabilities are the model's\n"
+        "own, before temperature.\nExample: /why",
+        insight.why,
     ),
     Command(
         ("/retry",),
@@ -250,9 +276,11 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         ("/save",),
         "FILE",
-        "save the conversation: .md, .json or .jsonl",
-        "The ending of the name says the format; a file of that name is replaced.\n"
-        "Example: /save cats.md",
+        "save the conversation, or the picture",
+        "The ending of the name says which: .md, .json and .jsonl are the conversation,\n"
+        ".png and .jpg the picture that was shown last with boxes or by /look, at its\n"
+        "full size. A file of that name is replaced.\n"
+        "Example: /save cats.md     /save boxes.png",
         actions.save,
         "file",
     ),

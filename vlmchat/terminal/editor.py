@@ -13,7 +13,10 @@ from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding.key_processor import KeyPress
 
 from vlmchat.images import SUFFIXES
 from vlmchat.terminal.commands import COMMANDS, find
@@ -38,14 +41,17 @@ class Editor(Protocol):
 def open_editor(screen: Screen, input: Input | None = None, output: Output | None = None) -> Editor:
     """The line editor that this terminal can have: a full one needs escape sequences."""
     if screen.styled or input is not None:
-        return FullEditor(input, output)
+        return FullEditor(screen, input, output)
     return PlainEditor(screen)
 
 
 class FullEditor:
     """prompt_toolkit's: Enter sends, Alt-Enter begins a new line, Tab completes."""
 
-    def __init__(self, input: Input | None = None, output: Output | None = None) -> None:
+    def __init__(
+        self, screen: Screen, input: Input | None = None, output: Output | None = None
+    ) -> None:
+        self._screen = screen
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
             history=open_history(),
@@ -59,8 +65,17 @@ class FullEditor:
         )
 
     def read(self) -> str:
-        """The next line, or lines."""
+        """The next line, or lines; it begins with what was typed before there was a prompt."""
+        _type(self._screen.typed_ahead(), self._session.app.input)
         return self._session.prompt()
+
+
+def _type(text: str, input: Input) -> None:
+    """Have the editor read these keys before those that come from the keyboard."""
+    keys: list[KeyPress] = []
+    Vt100Parser(keys.append).feed_and_flush(text)
+    if keys:
+        store_typeahead(input, keys)
 
 
 def _keys() -> KeyBindings:

@@ -36,16 +36,7 @@ class Window:
         return max(1, min(COLUMNS, self.columns)), max(1, min(ROWS, int(self.rows * SHARE)))
 
 
-def window_of(stream: TextIO) -> Window:
-    """The window as it is now: it may be resized at any time."""
-    try:
-        columns, rows = os.get_terminal_size(stream.fileno())
-    except (OSError, ValueError):  # no terminal, or no file at all
-        columns, rows = 80, 24
-    return Window(columns or 80, rows or 24, _cell(stream))
-
-
-def _cell(stream: TextIO) -> tuple[int, int]:
+def cell_of(stream: TextIO) -> tuple[int, int]:
     """Pixels of one cell, from the size in pixels that many terminals report to the system."""
     if sys.platform == "win32":
         return USUAL_CELL

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vlmchat.errors import UserError
+
+if TYPE_CHECKING:
+    from vlmchat.overlay import Scene
 
 
 class CommandError(UserError):
@@ -22,9 +26,10 @@ class Ask:
 
 @dataclass(frozen=True)
 class Say:
-    """A text for the person; it may have several lines."""
+    """A text for the person; it may have several lines, and a picture to show with it."""
 
     text: str
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vlmchat.engine import Piece, Reply
-    from vlmchat.images import Picture
+    from vlmchat.overlay import Scene
+    from vlmchat.terminal.detect import Kind
 
 # C0 but tab and line feed, DEL, C1, marks that reorder text, and halves of surrogate pairs.
 _UNPRINTABLE = re.compile(
@@ -61,6 +62,7 @@ class Screen:
     `styled` (stdout) and `err_styled` (stderr) tell whether escape sequences are allowed there: a
     terminal that is not dumb, and nobody asked for plain text. With `as_json`, stdout is JSON
     Lines. `quiet` leaves out everything on stderr that is neither an error nor asked for.
+    `graphics` is how pictures are drawn, in the words of `--graphics`.
     """
 
     def __init__(
@@ -72,11 +74,14 @@ class Screen:
         color: bool = True,
         quiet: bool = False,
         verbose: bool = False,
+        graphics: str = "auto",
     ) -> None:
         self.out, self.err = _forgiving(out), _forgiving(err)
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
         self.styled = color and takes_escapes(out)
         self.err_styled = color and takes_escapes(err)
+        self._graphics = graphics
+        self._typed = ""
 
     def answer(self, stream: Iterable[Piece | Reply], about: str) -> Reply:
         """Write an answer as it comes and end it with one newline; return the Reply.
@@ -131,18 +136,49 @@ class Screen:
         """Write what a command answers."""
         self._line(text, "")
 
-    def picture(self, picture: Picture) -> None:
-        """Draw a small version of an image, on a terminal with colours; elsewhere nothing."""
+    def legend(self, lines: Sequence[str]) -> None:
+        """Write numbered lines, each number in the colour of its box in the picture."""
+        if self.quiet:
+            return
+        from vlmchat.overlay import color_of
+
+        for number, line in enumerate(lines, 1):
+            at = line.index(str(number)) + len(str(number))
+            color = "#{:02x}{:02x}{:02x}".format(*color_of(number))
+            self._write(self.err, self._in_style(line[:at], f"bold {color}"))
+            self._line(line[at:], "")
+
+    def scene(self, scene: Scene) -> None:
+        """Draw a picture with what lies over it, on a terminal with colours; elsewhere nothing."""
         if self.quiet or self.as_json or not (self.styled and self.err_styled):
             return
-        from vlmchat.terminal.preview import COLUMNS, half_blocks
+        from vlmchat.terminal.graphics import Window, cell_of, render
 
-        if self._console.color_system and self._console.encoding.startswith("utf"):
-            with self._console.capture() as drawn:
-                self._console.print(
-                    half_blocks(picture.image, min(COLUMNS, self._console.width)), end=""
-                )
-            self._write(self.err, drawn.get())
+        kind = self._kind
+        if kind is not None:
+            window = Window(*self._console.size, cell_of(self.err))
+            self._write(self.err, render(scene, kind, window, self._console))
+
+    def typed_ahead(self) -> str:
+        """What was typed while the terminal was asked what it can draw, given once."""
+        typed, self._typed = self._typed, ""
+        return typed
+
+    @cached_property
+    def _kind(self) -> Kind | None:
+        """How pictures are drawn here; None for not at all. It is found out once, when needed."""
+        from vlmchat.terminal.graphics import choose
+
+        if self._graphics == "off":
+            return None
+        answer = choose(self._graphics, self.err)
+        self._typed += answer.typed
+        console = self._console
+        if answer.kind == "blocks" and not (
+            console.color_system and console.encoding.startswith("utf")
+        ):
+            return None
+        return answer.kind
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -175,12 +211,16 @@ class Screen:
 
     def _line(self, text: str, style: str) -> None:
         """Write a text of one or more lines to stderr, sanitised, in a style where it may be."""
+        self._write(self.err, self._in_style(text, style) + "\n")
+
+    def _in_style(self, text: str, style: str) -> str:
+        """A text, sanitised, and in a style where stderr may have one."""
         text = printable(text)
-        if style and self.err_styled:
-            with self._console.capture() as styled:
-                self._console.print(text, style=style, soft_wrap=True, end="")
-            text = styled.get()
-        self._write(self.err, text + "\n")
+        if not (style and self.err_styled):
+            return text
+        with self._console.capture() as styled:
+            self._console.print(text, style=style, soft_wrap=True, end="")
+        return styled.get()
 
     @cached_property
     def _console(self) -> Console:

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 TWICE_WITHIN = 2.0  # seconds between the two Ctrl-C that leave
+SAMPLE = Path(__file__).parents[1] / "demo" / "sample.png"
+TRY = '"what shape is this?" or /image PATH'
 LEAVE = "to leave, press Ctrl-D, or Ctrl-C once more"
 
 
@@ -83,13 +86,9 @@ def _line(line: str, session: Session, screen: Screen) -> Done:
 
 
 def _below(turn: Turn, screen: Screen) -> None:
-    """What follows an answer: that it was stopped, the boxes in it, its timing if verbose."""
-    from vlmchat.transcript import pixel_boxes
-
+    """What follows an answer: that it was stopped, its timing if verbose."""
     if turn.reply.finish_reason == "cancelled":
         screen.notice("[stopped]")
-    for label, (x0, y0, x1, y1) in pixel_boxes(turn):
-        screen.notice(f"{label}: from ({x0}, {y0}) to ({x1}, {y1})")
     if screen.verbose:
         timing = turn.reply.timing
         screen.notice(
@@ -99,21 +98,28 @@ def _below(turn: Turn, screen: Screen) -> None:
 
 
 def greet(session: Session, screen: Screen) -> None:
-    """Two lines: which model this is, and what to type."""
+    """Two lines, and the picture that questions are about: which model this is, what to type.
+
+    The demo model brings a picture of its own, so that there is something to ask about.
+    """
+    from vlmchat.overlay import plain
+
     if session.model_name == "demo":
         screen.notice("demo model: it is small and knows drawn shapes (see --model-path)")
+        if session.current is None and SAMPLE.is_file():
+            session.add_image(SAMPLE)
     else:
         engine = session.engine
         dtype = str(engine.dtype).removeprefix("torch.")
         screen.notice(f"{session.model_name} ({dtype} on {engine.device})")
-    if session.current is None:
+    picture = session.current
+    if picture is None:
         screen.notice("/image PATH loads an image, then ask about it; /help lists the commands")
-    else:
-        width, height = session.current.size
-        screen.picture(session.current)
-        screen.notice(
-            f"ask about {session.current.name} ({width}x{height}); /help lists the commands"
-        )
+        return
+    screen.scene(plain(picture.image))
+    width, height = picture.size
+    tips = f"; try {TRY}" if session.model_name == "demo" else ""
+    screen.notice(f"ask about {picture.name} ({width}x{height}){tips}; /help lists the commands")
 
 
 class CtrlC:

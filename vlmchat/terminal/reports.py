@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from vlmchat.terminal.settings import SETTINGS
+from vlmchat.transcript import pixel_boxes
 
 if TYPE_CHECKING:
     from vlmchat.images import Picture
     from vlmchat.prefix import Kept
-    from vlmchat.session import Session, Settings
+    from vlmchat.session import Session, Settings, Turn
 
 
 def columns(rows: Iterable[tuple[str, str]], gap: int = 2) -> str:
@@ -111,3 +112,26 @@ def stats(session: Session) -> str:
                        f" {reply.computed_tokens} computed"),
         ]
     )  # fmt: skip
+
+
+def boxes(turn: Turn) -> list[str]:
+    """One line a box: its number, corners in pixels, how sure the model was, its label.
+
+    The label comes last, where its width puts nothing out of line.
+    """
+    rows = []
+    sure = ["" if value is None else f"{value:.0%}" for value in turn.confidences]
+    for (label, box), how in zip(pixel_boxes(turn), sure, strict=True):
+        x0, y0, x1, y1 = box
+        rows.append((f"({x0}, {y0}) to ({x1}, {y1})", how, label or "(no label)"))
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    number_width = len(str(len(rows)))
+    return [
+        f"{number:>{number_width}}  {place:<{widths[0]}}  {how:>{widths[1]}}  {label}"
+        for number, (place, how, label) in enumerate(rows, 1)
+    ]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
