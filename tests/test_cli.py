@@ -68,6 +68,7 @@ def test_without_flags_everything_has_the_promised_default(load, monkeypatch):
         "dtype": "auto",
         "prefix_cache": "kv",
         "sampling": Sampling(temperature=0.0, top_k=0, top_p=1.0, max_tokens=256, seed=None),
+        "mask_decoder": None,
         "progress": None,
     }
 
@@ -75,7 +76,7 @@ def test_without_flags_everything_has_the_promised_default(load, monkeypatch):
 def test_flags_reach_the_model(load, monkeypatch):
     pipe(monkeypatch, b"")
     flags = "--model-path m --device cuda:1 --dtype bfloat16 --prefix-cache exact --max-tokens 7"
-    more = "--temperature 0.5 --top-k 3 --top-p 0.9 --seed 0"
+    more = "--temperature 0.5 --top-k 3 --top-p 0.9 --seed 0 --mask-decoder m.npz"
     assert main([*flags.split(), *more.split()]) == 0
     assert load.given == {
         "model_path": "m",
@@ -83,6 +84,7 @@ def test_flags_reach_the_model(load, monkeypatch):
         "dtype": "bfloat16",
         "prefix_cache": "exact",
         "sampling": Sampling(temperature=0.5, top_k=3, top_p=0.9, max_tokens=7, seed=0),
+        "mask_decoder": "m.npz",
         "progress": None,
     }
 
@@ -100,6 +102,8 @@ def test_every_flag_has_an_environment_variable(load, monkeypatch, capsys):
         "TOP_K": "4",
         "SEED": "9",
         "PREFIX_CACHE": "exact",
+        "GRAPHICS": "sixel",
+        "MASK_DECODER": "m.npz",
         "JSON": "1",
         "NO_COLOR": "1",
         "QUIET": "1",
@@ -195,6 +199,7 @@ WRONG = [
     (["--device", "cuda:"], "cuda:N"),
     (["--dtype", "int8"], "--dtype"),
     (["--prefix-cache", "off"], "--prefix-cache"),
+    (["--graphics", "ascii"], "--graphics"),
     (["--image", "-"], "--ask"),
     (["--image", "-", "--image", "-", "--ask", "x"], "only once"),
     (["\u202egnp.exe"], "\ufffdgnp.exe"),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -43,7 +43,7 @@ def _wrong(error: click.UsageError) -> int:
     return USAGE
 
 
-def _screen(**how: bool) -> Screen:
+def _screen(**how: Any) -> Screen:
     from vlmchat.terminal.render import Screen
 
     # Python has None for a stream that was closed when the program started.
@@ -58,6 +58,7 @@ def _run(options: Options) -> int:
         color=not options.no_color,
         quiet=options.quiet,
         verbose=options.verbose,
+        graphics=options.graphics,
     )
     try:
         return _start(options, screen)
@@ -109,6 +110,7 @@ def _load(options: Options, screen: Screen) -> Session:
             dtype=options.dtype,
             prefix_cache=options.prefix_cache,
             sampling=sampling,
+            mask_decoder=options.mask_decoder,
             progress=progress,
         )
 

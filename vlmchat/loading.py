@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from vlmchat import hub
+from vlmchat import hub, mask_file
 from vlmchat.config import ModelConfig
 from vlmchat.engine import Engine, PrefixMode
 from vlmchat.errors import UserError
@@ -24,12 +24,15 @@ def load(
     dtype: str = "auto",
     prefix_cache: PrefixMode = "kv",
     sampling: Sampling | None = None,
+    mask_decoder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Session:
     """Load a checkpoint folder or hub id (None: the demo model) into a new session.
 
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is auto, float32, bfloat16 or float16.
-    `progress`, called with bytes done and bytes in all, also allows a download to show its bars.
+    `mask_decoder` is the file that turns `segment`'s codes into masks (None: the one beside the
+    checkpoint, if there is one). `progress`, called with bytes done and bytes in all, also allows
+    a download to show its bars.
     Raises UserError where something is wrong with the path, the files or the device.
     """
     target = pick_device(device)
@@ -37,12 +40,16 @@ def load(
     checkpoint = open_checkpoint(folder, ModelConfig.from_folder(folder))
     processor = Processor.from_folder(folder, checkpoint.config)
     model = load_model(checkpoint, pick_dtype(dtype, checkpoint), target, progress)
-    return Session(
+    session = Session(
         Engine(model, processor),
         Settings(sampling=sampling or Sampling(), prefix_cache=prefix_cache),
         model_name="demo" if model_path is None else str(model_path),
         notices=checkpoint.notices,
     )
+    mask_path = Path(mask_decoder) if mask_decoder else mask_file.beside(folder)
+    if mask_path is not None:
+        session.mask_decoder = mask_file.load_mask_decoder(mask_path)
+    return session
 
 
 def pick_device(name: str) -> torch.device:

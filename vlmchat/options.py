@@ -43,6 +43,8 @@ class Options:
     top_k: int
     seed: int | None
     prefix_cache: PrefixMode
+    graphics: str
+    mask_decoder: str | None
     json: bool
     no_color: bool
     quiet: bool
@@ -159,6 +161,18 @@ def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> No
     show_default=True,
     type=click.Choice(["kv", "exact"]),
     help="What is kept of an image: the decoder's work on it, or the encoded image.",
+)
+@click.option(
+    "--graphics",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "blocks", "kitty", "iterm2", "sixel", "off"]),
+    help="How pictures are drawn in the terminal.",
+)
+@click.option(
+    "--mask-decoder",
+    metavar="PATH",
+    help="File that turns segment's codes into masks. [vae-oid.npz beside the checkpoint]",
 )
 @click.option("--json", is_flag=True, help="JSON Lines on stdout, one an answer.")
 @click.option("--no-color", is_flag=True, help="No escape sequence on either stream.")
