@@ -1,4 +1,4 @@
-"""The ten shapes, as polygons of radius 1 around (0, 0); x to the right, y down."""
+"""The eight shapes, as polygons of radius 1 around (0, 0); x to the right, y down."""
 
 import math
 
@@ -44,11 +44,8 @@ OUTLINES: dict[str, list[Point]] = {
     "heart": _heart(),
     "diamond": [(0, -1), (0.62, 0), (0, 1), (-0.62, 0)],
     "ring": _regular(48),
-    "pentagon": _regular(5),
-    "crescent": _regular(48),
 }
 SHAPES = tuple(OUTLINES)
-# A hole is a smaller copy of the outline: how far to the right of the middle, and how small.
-HOLES = {"ring": (0.0, (0.50, 0.66)), "crescent": (0.48, (0.82, 0.82))}
+HOLES = {"ring": (0.50, 0.66)}  # a smaller copy of the outline: how small, at least and at most
 # Turned further, a square would be a diamond and a plus an x: these stay nearly upright.
 UPRIGHT = ("square", "diamond", "cross")

@@ -33,7 +33,7 @@ COLOURS: dict[str, Colour] = {
     "black": (20, 20, 20),
     "white": (245, 245, 245),
 }
-DIAMETERS = ((0.10, 0.16), (0.18, 0.26), (0.29, 0.42))  # small, medium, large; 1 = mean side
+DIAMETERS = ((0.13, 0.18), (0.18, 0.26), (0.29, 0.42))  # small, medium, large; 1 = mean side
 DIAMETER_WEIGHTS = (2, 3, 3)
 COUNTS = (1, 1, 2, 3, 4, 5, 6)  # how many things a scene has; one thing is asked about most
 SIDES = (96, 128, 160, 220)  # pixels; the mean side of a picture
@@ -207,9 +207,8 @@ def _paint(rng: random.Random, canvas: Canvas, spot: Spot, shape: str, colour: s
     outline = placed(OUTLINES[shape])
     fill = _shade(rng, COLOURS[colour])
     if shape in HOLES:
-        shift, sizes = HOLES[shape]
-        size = rng.uniform(*sizes)
-        hole = placed([(shift + size * x, size * y) for x, y in OUTLINES[shape]])
+        size = rng.uniform(*HOLES[shape])
+        hole = placed([(size * x, size * y) for x, y in OUTLINES[shape]])
         return Thing(shape, colour, canvas.fill(outline, hole, fill))
     box = canvas.fill(outline, None, fill)
     if rng.random() < 0.35:

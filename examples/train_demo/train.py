@@ -2,7 +2,7 @@
 
 One run has three phases, by the share of its time that has passed:
 
-    0 …  28 %    the tower learns from patches alone: no text is computed, so images go by fast
+    0 …  42 %    the tower learns from patches alone: no text is computed, so images go by fast
     …   75 %     answers and patches together
     … 100 %      the same, while the learning rate falls to nearly nothing
 
@@ -43,9 +43,9 @@ class Plan:
     """How to train: minutes for this call, and the shares of all minutes so far and now."""
 
     minutes: float
-    batch: int = 8
+    batch: int = 16
     learning_rate: float = 1e-3
-    looking: float = 0.28  # the first part, without answers
+    looking: float = 0.42  # the first part, without answers
     falling: float = 0.25  # the last part, in which the learning rate falls
     most_things: int | None = None  # in a scene
     report_every: int = 100  # steps
@@ -112,14 +112,11 @@ class Marks:
 
 def step(learner: Learner, batch: Batch, rate: float, answering: bool, bfloat16: bool) -> Marks:
     """Learn from one batch."""
-    for group in learner.optimizer.param_groups:
-        group["lr"] = rate
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         graded = losses(learner, batch, answering)
-    learner.optimizer.zero_grad()
     graded.total.backward()
     nn.utils.clip_grad_norm_(learner.parameters(), LARGEST_GRADIENT)
-    learner.optimizer.step()
+    learner.optimizers.step(rate)
     learner.images += len(batch.ids)
     learner.questions += len(batch.ids) * QUESTIONS_AN_IMAGE if answering else 0
     return Marks(

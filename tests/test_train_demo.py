@@ -1,0 +1,445 @@
+"""The demo model's training: scenes, questions, tokens, batches, and a few steps of the toy."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+import vlmchat
+from examples.train_demo import batches, evaluate, export, questions
+from examples.train_demo.batches import NO_TARGET, SceneBatches, lay_out, reading_mask
+from examples.train_demo.card import card
+from examples.train_demo.learner import TRAINING_FILE, Learner, prepare
+from examples.train_demo.outlines import SHAPES
+from examples.train_demo.patches import NOTHING, PatchTargets, patch_targets
+from examples.train_demo.questions import Question, ask, boxes, is_there, listing, place
+from examples.train_demo.samples import FIRST_SAMPLE_SEED
+from examples.train_demo.scene import COLOURS, Thing, draw_scene
+from examples.train_demo.sizes import DEMO, TOY
+from examples.train_demo.train import Plan, answer_scores, step, train
+from vlmchat.config import ModelConfig
+from vlmchat.engine import Engine
+from vlmchat.images import Picture
+from vlmchat.model.cache import KVCache
+from vlmchat.model.paligemma import PaliGemma
+from vlmchat.processor import Processor
+from vlmchat.tasks import Detection, parse_detections
+from vlmchat.weights import open_checkpoint
+
+pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch before 2.9")
+
+STAR = Thing("star", "red", (0.05, 0.1, 0.35, 0.3))
+RING = Thing("ring", "blue", (0.4, 0.4, 0.6, 0.6))
+HEART = Thing("heart", "blue", (0.7, 0.7, 0.8, 0.9))
+THREE = (RING, STAR, HEART)  # not in the order from left to right
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("toy")
+    prepare(run, TOY)
+    return run
+
+
+@pytest.fixture(scope="module")
+def processor(folder: Path) -> Processor:
+    return Processor.from_folder(folder, ModelConfig.from_folder(folder))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+# Scenes
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_thing_lies_in_its_box_and_every_box_in_the_picture(seed: int) -> None:
+    scene = draw_scene(random.Random(seed))
+    assert scene.owners.shape == (64, 64)
+    assert scene.forms.shape == (len(scene.things), 8, 8)
+    for number, (thing, form) in enumerate(zip(scene.things, scene.forms, strict=True), start=1):
+        x0, y0, x1, y1 = thing.box
+        assert 0 <= x0 < x1 <= 1
+        assert 0 <= y0 < y1 <= 1
+        rows, columns = np.nonzero(scene.owners == number)
+        assert rows.size > 0
+        assert y0 - 1 / 64 <= rows.min() / 64 <= (rows.max() + 1) / 64 <= y1 + 1 / 64
+        assert x0 - 1 / 64 <= columns.min() / 64 <= (columns.max() + 1) / 64 <= x1 + 1 / 64
+        assert 0 <= form.min() <= form.max() <= 1
+        assert form.max() > 0.5
+
+
+def test_the_same_seed_draws_the_same_scene() -> None:
+    one, other = (draw_scene(random.Random(7)) for _ in range(2))
+    assert one.image.tobytes() == other.image.tobytes()
+    assert one.things == other.things
+
+
+def test_a_scene_has_as_many_things_as_asked_for() -> None:
+    assert {len(draw_scene(random.Random(seed), count=1).things) for seed in range(30)} == {1}
+    assert {len(draw_scene(random.Random(seed)).things) for seed in range(60)} >= {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_thing_is_painted_in_its_colour(seed: int) -> None:
+    scene = draw_scene(random.Random(seed), count=1)
+    pixels = np.asarray(scene.image.resize((64, 64)), dtype=float)[scene.owners == 1]
+    seen = np.median(pixels, axis=0)
+    nearest = min(COLOURS, key=lambda name: np.abs(seen - COLOURS[name]).sum())
+    assert nearest == scene.things[0].colour
+
+
+# Questions
+
+
+@pytest.mark.parametrize(
+    ("centre", "expected"),
+    [
+        ((0.1, 0.1), "top left"),
+        ((0.5, 0.1), "top"),
+        ((0.9, 0.1), "top right"),
+        ((0.1, 0.5), "left"),
+        ((0.5, 0.5), "middle"),
+        ((0.9, 0.5), "right"),
+        ((0.1, 0.9), "bottom left"),
+        ((0.5, 0.9), "bottom"),
+        ((0.9, 0.9), "bottom right"),
+    ],
+)
+def test_places_are_ninths(centre: tuple[float, float], expected: str) -> None:
+    x, y = centre
+    assert place(Thing("star", "red", (x - 0.1, y - 0.1, x + 0.1, y + 0.1))) == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("star", True),
+        ("red star", True),
+        ("red object", True),
+        ("blue thing", True),
+        ("blue star", False),
+        ("red ring", False),
+        ("green object", False),
+        ("dog", False),
+    ],
+)
+def test_what_is_there(named: str, expected: bool) -> None:
+    assert is_there(named, THREE) is expected
+
+
+ANSWERS = {
+    "what colour is the star": "red",
+    "what color is the ring": "blue",
+    "what shape is the red object": "star",
+    "what colour is the triangle": "unanswerable",
+    "what shape is the green object": "unanswerable",
+    "how many objects are there": "3",
+    "how many blue shapes do you see": "2",
+    "how many rings": "1",
+    "how many crosses are there": "0",
+    "where is the star": "top left",
+    "where is the ring": "middle",
+    "where is the blue heart": "bottom right",
+    "where is the square": "unanswerable",
+    "is there a red star": "yes",
+    "is there a blue object": "yes",
+    "is there a circle": "no",
+    "is there a red ring": "no",
+    "is there an orange object": "no",
+    "is there a dog": "no",
+    "what is the largest object": "red star",
+    "which shape is smallest": "blue heart",
+    "what do you see": "red star, blue ring, blue heart",
+    "why is it raining": "unanswerable",
+    "caption en": "red star, blue ring, blue heart",
+    "detect ring": "<loc0409><loc0409><loc0614><loc0614> ring",
+    "detect blue heart": "<loc0716><loc0716><loc0921><loc0818> blue heart",
+    "detect object": "<loc0102><loc0051><loc0307><loc0358> object ; "
+    "<loc0409><loc0409><loc0614><loc0614> object ; <loc0716><loc0716><loc0921><loc0818> object",
+}
+
+
+def test_questions_about_a_scene_made_by_hand_have_these_answers() -> None:
+    rng = random.Random(0)
+    asked = {}
+    for _ in range(30_000):
+        question = ask(rng, THREE)
+        plain = question.prompt.removeprefix("answer en ").rstrip(" ?")
+        asked.setdefault(plain[0].lower() + plain[1:], set()).add(question.answer)
+    assert {plain: asked.get(plain) for plain in ANSWERS} == {
+        plain: {answer} for plain, answer in ANSWERS.items()
+    }
+
+
+def test_nothing_is_asked_of_what_is_not_alone() -> None:
+    rng = random.Random(0)
+    twins = (STAR, replace(STAR, box=(0.6, 0.6, 0.9, 0.8)))
+    kinds = {ask(rng, twins).kind for _ in range(2000)}
+    assert "shape" not in kinds
+    assert "colour" not in kinds
+    assert "size" not in kinds
+
+
+def test_lists_and_boxes_go_from_left_to_right() -> None:
+    assert listing(THREE) == "red star, blue ring, blue heart"
+    found = parse_detections(boxes(THREE, "object"))
+    assert [d.pixel_box((100, 100))[0] for d in found] == pytest.approx([5, 40, 70], abs=0.1)
+
+
+# The tokenizer
+
+
+def test_tokens_lie_as_gemmas_do(tokenizer: Tokenizer, folder: Path) -> None:
+    ids = [tokenizer.token_to_id(t) for t in ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")]
+    assert ids == [0, 1, 2, 3, 4]
+    first_byte, last_byte = (tokenizer.token_to_id(t) for t in ("<0x00>", "<0xFF>"))
+    assert last_byte - first_byte == 255
+    image = tokenizer.token_to_id("<image>")
+    assert image == tokenizer.get_vocab_size() - 1
+    assert tokenizer.token_to_id("<loc0000>") == image - 128 - 1024
+    assert tokenizer.token_to_id("<seg000>") == image - 128
+    assert ModelConfig.from_folder(folder).image_token_id == image
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("\n", 1), ("\n\n\n", 1), ("<loc0017>", 1), ("<seg127>", 1), ("é", 2)],
+)
+def test_how_many_tokens_a_text_is(tokenizer: Tokenizer, text: str, count: int) -> None:
+    assert len(tokenizer.encode(text, add_special_tokens=False).ids) == count
+
+
+@pytest.mark.parametrize(
+    "text", ["answer en What colour is it?", "  two  spaces ", "Zürich 生 🤗", "<bos> a <image>"]
+)
+def test_texts_come_back(processor: Processor, text: str) -> None:
+    assert processor.tokenizer.decode(processor.tokenizer.encode(text)) == text
+
+
+def test_our_words_are_one_token_each(tokenizer: Tokenizer) -> None:
+    for word in (*COLOURS, *SHAPES, "colour", "shape", "many"):
+        assert len(tokenizer.encode(f" {word}", add_special_tokens=False).ids) == 1, word
+
+
+# Batches
+
+
+def test_the_mask_is_the_one_that_is_drawn() -> None:
+    drawn = """
+        1 1 0 0 0 0 0 0 0
+        1 1 0 0 0 0 0 0 0
+        1 1 1 1 0 0 0 0 0
+        1 1 1 1 0 0 0 0 0
+        1 1 1 1 1 0 0 0 0
+        1 1 1 1 1 1 0 0 0
+        1 1 0 0 0 0 1 1 0
+        1 1 0 0 0 0 1 1 0
+        1 1 0 0 0 0 1 1 1
+    """
+    rows = [line.split() for line in drawn.strip().splitlines()]
+    expected = torch.tensor([[cell == "1" for cell in row] for row in rows])
+    question, rank = torch.tensor([[0, 0, 0, 0, 1, 1, 1]]), torch.tensor([[0, 0, 1, 2, 0, 0, 1]])
+    assert torch.equal(reading_mask(question, rank, image_tokens=2)[0, 0], expected)
+
+
+def test_a_text_says_what_comes_next(processor: Processor) -> None:
+    text = lay_out([Question("x", "caption en", "red star")] * 2, processor)
+    prompt = processor.prompt_ids("caption en")
+    answer = [*processor.tokenizer.encode("red star"), 1]
+    length = len(prompt) + len(answer) - 1
+    assert text.ids == (prompt + answer[:-1]) * 2
+    assert text.targets == ([NO_TARGET] * (len(prompt) - 1) + answer) * 2
+    assert text.positions == list(range(16, 16 + length)) * 2  # the toy's image is 16 tokens
+
+
+def test_questions_that_share_an_image_are_answered_as_each_alone(
+    folder: Path, processor: Processor
+) -> None:
+    learner = Learner(processor.config)
+    model = learner.model.eval()
+    scene = draw_scene(random.Random(3))
+    asked = [Question("x", "caption en", "red star"), Question("x", "answer en where?", "top")]
+    padded = [Question("x", "detect object and a good deal more", "nothing at all")] * 3
+    pixels = processor.pixels(scene.image)
+    patches = patch_targets(scene, processor.config.vision)
+    texts = [lay_out(asked, processor), lay_out(padded, processor)]
+    batch = batches.stack([pixels, pixels], [patches, patches], texts)
+    with torch.no_grad():
+        scores = answer_scores(model, model.vision(batch.pixels), batch)
+    engine = Engine(model, processor)
+    picture = Picture("scene", scene.image, "key")
+    row = 0
+    for question in asked:
+        first = engine.first_logits(question.prompt, picture)
+        possible = first > -torch.inf
+        torch.testing.assert_close(scores[row][possible], first[possible], atol=1e-4, rtol=1e-4)
+        alone = one_by_one(engine, picture, question)
+        together = scores[row : row + len(alone)]
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+        row += len(alone)
+
+
+@torch.no_grad()
+def one_by_one(engine: Engine, picture: Picture, question: Question) -> torch.Tensor:
+    """Scores of each token of the answer, as the engine decodes: image, prompt, token by token."""
+    model, processor = engine.model, engine.processor
+    features = model.encode_image(processor.pixels(picture.image))
+    answer = processor.tokenizer.encode(question.answer)
+    blocks = [[engine.config.image_token_id] * engine.config.image_tokens]
+    blocks += [processor.prompt_ids(question.prompt), *([token] for token in answer)]
+    cache = KVCache(engine.config.text, capacity=sum(map(len, blocks)))
+    hidden = [model.extend(model.embed(torch.tensor([blocks[0]]), features), cache)]
+    hidden += [model.extend(model.embed(torch.tensor([block])), cache) for block in blocks[1:]]
+    return model.text.logits(torch.cat(hidden[1:]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patches_are_told_what_they_show(processor: Processor, seed: int) -> None:
+    scene = draw_scene(random.Random(seed), count=1)
+    targets = patch_targets(scene, processor.config.vision)
+    thing = scene.things[0]
+    shown = targets.colours != NOTHING
+    assert shown.any()
+    assert set(targets.colours[shown].tolist()) == {list(COLOURS).index(thing.colour) + 1}
+    assert set(targets.shapes[shown].tolist()) == {list(SHAPES).index(thing.shape) + 1}
+    assert torch.allclose(targets.boxes[shown], torch.tensor(thing.box))
+    assert targets.cells.sum() == (scene.owners > 0).sum()
+    assert np.allclose(targets.forms[shown].numpy(), scene.forms[0].ravel())
+
+
+def test_seeds_of_training_and_evaluation_never_meet() -> None:
+    assert evaluate.FIRST_SINGLE_SEED < evaluate.FIRST_MIXED_SEED < FIRST_SAMPLE_SEED
+    assert FIRST_SAMPLE_SEED + 1_000_000 < batches.FIRST_TRAINING_SEED
+
+
+# Learning
+
+
+@pytest.mark.parametrize(
+    ("done", "expected"),
+    [(0.0, 0.0), (0.01, 0.5), (0.5, 1.0), (0.75, 1.0), (0.875, 0.5), (1, 0.02)],
+)
+def test_the_learning_rate_rises_stays_and_falls(done: float, expected: float) -> None:
+    assert Plan(minutes=1).rate(done) == pytest.approx(expected * Plan(minutes=1).learning_rate)
+
+
+def test_a_few_steps_on_one_batch_are_remembered(folder: Path, processor: Processor) -> None:
+    batch = SceneBatches(folder, batch=4, most=1).draw(range(4), processor)
+    learner = Learner(processor.config)
+    marks = [step(learner, batch, 3e-3, answering=True, bfloat16=False) for _ in range(25)]
+    assert marks[-1].answers < 0.5 * marks[0].answers
+    assert marks[-1].patches < 0.8 * marks[0].patches
+    assert (learner.images, learner.questions) == (100, 800)
+
+
+def test_a_run_goes_on_where_it_ended_and_is_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    plan = Plan(minutes=0.01, batch=2, workers=0, most_things=1, report_every=1, bfloat16=False)
+    lines: list[str] = []
+    first = train(folder, replace(plan, looking=1.0), lines.append)
+    second = train(folder, plan, lines.append)
+    assert second.images > first.images
+    assert (first.questions, second.questions > 0) == (0, True)
+    assert second.seconds >= 2 * 0.01 * 60
+    assert len(lines) == len(second.history)
+    saved = torch.load(folder / TRAINING_FILE, weights_only=True)
+    assert saved["images"] == second.images
+    assert (folder / "curves.png").stat().st_size > 0
+
+    export.export(folder, second, tmp_path)
+    checkpoint = open_checkpoint(tmp_path, ModelConfig.from_folder(tmp_path))
+    assert checkpoint.dtype == torch.bfloat16
+    assert checkpoint.notices == ()
+    report = evaluate.evaluate(tmp_path, images=1)
+    assert sum(row.asked for row in report.rows.values()) == 4 + evaluate.QUESTIONS_A_SCENE
+    export.write_card(tmp_path, second, report)
+    assert f"{second.images:,} drawn" in (tmp_path / "README.md").read_text()
+    assert vlmchat.load(tmp_path).engine.config == second.model.config
+
+
+def test_published_names_are_those_of_the_files() -> None:
+    names = ("text.norm.weight", "vision.post_layernorm.bias", "projector.linear.weight")
+    assert [export.published_name(name) for name in names] == [
+        "language_model.model.norm.weight",
+        "vision_tower.vision_model.post_layernorm.bias",
+        "multi_modal_projector.linear.weight",
+    ]
+
+
+# Measuring
+
+
+def found(label: str, *box: float) -> Detection:
+    return Detection(label, (box[0], box[1], box[2], box[3]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ((0, 0, 1, 1), (0, 0, 1, 1), 1.0),
+        ((0, 0, 1, 1), (0, 0, 0.5, 1), 0.5),
+        ((0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1), 0.0),
+        ((0, 0, 0, 0), (0, 0, 0, 0), 0.0),
+    ],
+)
+def test_overlap(one: tuple[float, ...], other: tuple[float, ...], expected: float) -> None:
+    assert evaluate.overlap(found("a", *one), found("a", *other)) == pytest.approx(expected)
+
+
+def test_boxes_are_matched_once_and_by_label() -> None:
+    tally = evaluate.Boxes()
+    whole, half = found("a", 0, 0, 1, 1), found("a", 0, 0, 0.6, 1)
+    assert tally.count([whole], [whole])
+    assert not tally.count([whole], [whole, half])  # one too many
+    assert not tally.count([whole], [found("b", 0, 0, 1, 1)])
+    assert not tally.count([whole, half], [whole])
+    assert (tally.wanted, tally.given, tally.matched) == (5, 5, 3)
+    assert tally.f1 == pytest.approx(0.6)
+    assert tally.mean_overlap == 1.0
+
+
+def test_the_table_counts_what_was_right() -> None:
+    report = evaluate.Report(single_images=1, mixed_images=1)
+    report.row("colour").count(True)
+    report.row("colour").count(False)
+    assert "| colour | 1 | 2 | 50.0% |" in report.markdown()
+
+
+def test_the_card_says_what_the_model_knows(processor: Processor) -> None:
+    text = card(Learner(processor.config), evaluate.Report(single_images=3, mixed_images=5))
+    assert all(word in text for word in (*COLOURS, *SHAPES))
+    assert "3 scenes with one object and 5 scenes as they come" in text.replace("\n", " ")
+
+
+def test_the_demo_model_fits_the_package() -> None:
+    with torch.device("meta"):
+        model = PaliGemma(ModelConfig.from_dict(json.loads(json.dumps(DEMO.config(2200, 2199)))))
+    assert 2 * sum(p.numel() for p in model.parameters()) < export.MOST_BYTES
+
+
+def test_targets_stack() -> None:
+    scene = draw_scene(random.Random(0))
+    vision = ModelConfig.from_dict(TOY.config(100, 99)).vision
+    one = patch_targets(scene, vision)
+    both = PatchTargets.stack([one, one])
+    assert both.colours.shape == (2, 16)
+    assert torch.equal(both.forms[1], one.forms)
+
+
+def test_nonsense_is_refused() -> None:
+    rng = random.Random(1)
+    refused = [ask(rng, THREE) for _ in range(3000)]
+    shares = sum(q.kind == questions.UNANSWERABLE for q in refused) / len(refused)
+    assert 0.03 < shares < 0.12
+    assert all(
+        (q.answer == questions.UNANSWERABLE) == (q.kind == questions.UNANSWERABLE) for q in refused
+    )
