@@ -192,6 +192,7 @@ def test_no_prompt_brings_control_tokens(processor, config, folder, prompt):
     [
         ("answer en what is this", ["<bos>", "answer", "▁", "en"]),
         ("answer en", ["<bos>", "answer", "▁", "en"]),
+        ("answer en ", ["<bos>", "answer", "▁", "en"]),  # warmed before there is a question
         ("detect cat", ["<bos>", "detect"]),
         ("detect", ["<bos>", "detect"]),
         ("caption <loc0001><loc0002><loc0003><loc0004>", ["<bos>", "caption"]),
