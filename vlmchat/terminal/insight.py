@@ -30,7 +30,7 @@ def look(argument: str, session: Session) -> Outcome:
     where = f"in layer {layer}" if layer else "over all layers"
     text = (
         f"{while_writing}, {where}: {seen.share:.0%} of its attention went to the image,"
-        f" most of it around ({x}, {y}); /save look.png keeps the picture"
+        f" most at ({x}, {y}); /save look.png keeps the picture"
     )
     return Say(text, seen.scene)
 
