@@ -443,3 +443,15 @@ def test_nonsense_is_refused() -> None:
     assert all(
         (q.answer == questions.UNANSWERABLE) == (q.kind == questions.UNANSWERABLE) for q in refused
     )
+
+
+def test_places_begin_as_neighbours(processor: Processor) -> None:
+    table = Learner(processor.config).model.text.embed_tokens.weight.detach()
+    first, *_ = processor.tokenizer.encode("<loc0000>")
+    rows = table[first : first + 1024]
+    near = torch.cosine_similarity(rows[:-1], rows[1:]).min()
+    far = torch.cosine_similarity(rows[:-300], rows[300:]).max()
+    other = table[first - 1]
+    assert near > 0.9
+    assert far < 0.5
+    assert rows.std() == pytest.approx(other.std().item(), rel=0.3)

@@ -26,7 +26,9 @@ from examples.train_demo.sizes import DEMO, TOY
 from examples.train_demo.train import Plan, train
 
 # The toy sees one thing at a time; it has learnt its colours before anybody is bored.
-TOY_PLAN = Plan(minutes=1.0, looking=0.3, most_things=1, report_every=50)
+TOY_PLAN = Plan(
+    minutes=1.0, batch=8, learning_rate=4e-3, looking=0.15, most_things=1, report_every=50
+)
 DEMO_PLAN = Plan(minutes=90.0)
 SHEET = (8, 5)  # pictures across and down
 SHEET_CELL = 136  # pixels
@@ -42,6 +44,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="how long to train now; 0: not at all")
     parser.add_argument("--toy", action="store_true", help="a model that learns in a minute")
     parser.add_argument("--export", type=Path, help="checkpoint folder (default: RUN/export)")
+    parser.add_argument("--batch", type=int, help="images a step (default: the plan's)")
     parser.add_argument("--images", type=int, default=400, help="to evaluate on, of each kind")
     parser.add_argument("--samples", type=Path, help="also write sample images into this folder")
     parser.add_argument("--threads", type=int, help="for the arithmetic (default: PyTorch's)")
@@ -67,7 +70,8 @@ def main() -> None:
     folder = chosen.export or run / "export"
     plan = TOY_PLAN if chosen.toy else DEMO_PLAN
     minutes = plan.minutes if chosen.minutes is None else chosen.minutes
-    plan = replace(plan, minutes=minutes, bfloat16=not chosen.float32)
+    batch = chosen.batch or plan.batch
+    plan = replace(plan, minutes=minutes, batch=batch, bfloat16=not chosen.float32)
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
 

@@ -35,9 +35,9 @@ It is a toy with honest manners: it knows drawn shapes, and nothing else of the 
 
 ## How it was made
 
-By `python -m examples.train_demo` in vlmchat's repository, from random weights: {images:,} drawn
-scenes, {questions:,} questions, {hours:.1f} hours on two CPU cores. No scene was seen twice;
-nobody's pictures or texts were used. Unlike a published PaliGemma, image tokens do not read the
+By the program `examples/train_demo` in vlmchat's repository, from random weights: {images:,} drawn
+scenes, {questions:,} questions about them, {hours:.1f} hours on two CPU cores. Nobody's pictures or
+texts were used. Unlike a published PaliGemma, image tokens do not read the
 prompt (`image_attends_to_text` is false in `config.json`), so that an image's keys and values can
 be kept for the next question without any approximation.
 

@@ -11,7 +11,7 @@ from examples.train_demo.evaluate import Report
 from examples.train_demo.learner import Learner
 
 MOST_BYTES = 16 * 2**20  # of the weights: the package carries them
-COPIED = ("config.json", "tokenizer.json", "preprocessor_config.json")
+COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 PUBLISHED = {
     "text": "language_model.model",
     "vision": "vision_tower.vision_model",
@@ -36,6 +36,7 @@ def export(run: Path, learner: Learner, folder: Path) -> None:
     }
     path = folder / "model.safetensors"
     save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # written for its owner alone
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path} takes {path.stat().st_size} bytes, more than {MOST_BYTES}")
 

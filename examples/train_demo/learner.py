@@ -34,6 +34,15 @@ PREPROCESSOR = {
     "resample": 3,
     "rescale_factor": 1 / 255,
 }
+TOKENIZER = {
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "extra_special_tokens": {"image_token": "<image>"},
+    "pad_token": "<pad>",
+    "processor_class": "PaliGemmaProcessor",
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "unk_token": "<unk>",
+}
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ def prepare(folder: Path, size: Size) -> None:
         "size": {"height": size.image, "width": size.image},
     }
     _write_json(folder / "preprocessor_config.json", images)
+    _write_json(folder / "tokenizer_config.json", TOKENIZER)
     # config.json comes last: where it is, the others are.
     _write_json(folder / "config.json", config)
 

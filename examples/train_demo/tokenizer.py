@@ -24,7 +24,8 @@ from examples.train_demo.scene import COLOURS, Thing
 CONTROL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 NEWLINES = ["\n" * count for count in range(1, 9)]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-CODES = [f"<loc{i:04}>" for i in range(1024)] + [f"<seg{i:03}>" for i in range(128)]
+PLACES = 1024
+CODES = [f"<loc{i:04}>" for i in range(PLACES)] + [f"<seg{i:03}>" for i in range(128)]
 IMAGE = "<image>"
 CHARACTERS = [chr(code) for code in range(33, 127)] + ["▁"]
 LEARNT = 760  # pieces beside the control tokens, characters included
