@@ -45,6 +45,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--toy", action="store_true", help="a model that learns in a minute")
     parser.add_argument("--export", type=Path, help="checkpoint folder (default: RUN/export)")
     parser.add_argument("--batch", type=int, help="images a step (default: the plan's)")
+    parser.add_argument("--looking", type=float, help="share of all minutes without answers")
     parser.add_argument("--images", type=int, default=400, help="to evaluate on, of each kind")
     parser.add_argument("--samples", type=Path, help="also write sample images into this folder")
     parser.add_argument("--threads", type=int, help="for the arithmetic (default: PyTorch's)")
@@ -70,8 +71,13 @@ def main() -> None:
     folder = chosen.export or run / "export"
     plan = TOY_PLAN if chosen.toy else DEMO_PLAN
     minutes = plan.minutes if chosen.minutes is None else chosen.minutes
-    batch = chosen.batch or plan.batch
-    plan = replace(plan, minutes=minutes, batch=batch, bfloat16=not chosen.float32)
+    plan = replace(
+        plan,
+        minutes=minutes,
+        batch=chosen.batch or plan.batch,
+        looking=plan.looking if chosen.looking is None else chosen.looking,
+        bfloat16=not chosen.float32,
+    )
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
 

@@ -43,7 +43,7 @@ class Plan:
     """How to train: minutes for this call, and the shares of all minutes so far and now."""
 
     minutes: float
-    batch: int = 16
+    batch: int = 8
     learning_rate: float = 1e-3
     looking: float = 0.42  # the first part, without answers
     falling: float = 0.25  # the last part, in which the learning rate falls
