@@ -18,7 +18,7 @@ from examples.train_demo.learner import TRAINING_FILE, Learner, prepare
 from examples.train_demo.outlines import SHAPES
 from examples.train_demo.patches import NOTHING, PatchTargets, patch_targets
 from examples.train_demo.questions import Question, ask, boxes, is_there, listing, place
-from examples.train_demo.samples import FIRST_SAMPLE_SEED
+from examples.train_demo.samples import FIRST_SAMPLE_SEED, write_samples
 from examples.train_demo.scene import COLOURS, Thing, draw_scene
 from examples.train_demo.sizes import DEMO, TOY
 from examples.train_demo.train import Plan, answer_scores, step, train
@@ -455,3 +455,15 @@ def test_places_begin_as_neighbours(processor: Processor) -> None:
     assert near > 0.9
     assert far < 0.5
     assert rows.std() == pytest.approx(other.std().item(), rel=0.3)
+
+
+def test_samples_are_of_the_wanted_kinds(folder: Path, tmp_path: Path) -> None:
+    learner = Learner(ModelConfig.from_folder(folder))
+    export.export(folder, learner, tmp_path)
+    lines = list(write_samples(tmp_path, tmp_path / "images", candidates=1))
+    one, few, pair = (line.count(",") + 1 for line in lines)
+    assert one == 1
+    assert few in (3, 4)
+    assert pair == 2
+    for name in ("star", "shapes", "pair"):
+        assert 0 < (tmp_path / "images" / f"{name}.png").stat().st_size < 100_000
