@@ -3,13 +3,14 @@
     python -m examples.train_demo --toy                          a minute, to see it work
     python -m examples.train_demo --run runs/demo --minutes 90   the model that ships, nearly
     python -m examples.train_demo --run runs/demo --minutes 30   half an hour more of the same run
-    python -m examples.train_demo --run runs/demo --minutes 0    only export and evaluate
+    python -m examples.train_demo --run runs/demo --minutes 0    only evaluate
 
 A run's folder can be continued at any time: `training.pt` has all it takes. Stopping the program
 loses what was learnt since it was last written, a minute or less.
 """
 
 import argparse
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 
 from examples.train_demo.evaluate import evaluate
 from examples.train_demo.export import export, write_card
-from examples.train_demo.learner import Learner, prepare
+from examples.train_demo.learner import prepare
 from examples.train_demo.samples import write_samples
 from examples.train_demo.scene import draw_scene
 from examples.train_demo.sizes import DEMO, TOY
@@ -30,6 +31,10 @@ TOY_PLAN = Plan(
     minutes=1.0, batch=8, learning_rate=4e-3, looking=0.15, most_things=1, report_every=50
 )
 DEMO_PLAN = Plan(minutes=90.0)
+# A GPU sees a batch in the time that it takes to draw a tenth of it.
+GPU_PLAN = Plan(
+    minutes=10.0, batch=256, workers=max(1, (os.cpu_count() or 2) - 1), showings=3, device="cuda"
+)
 SHEET = (8, 5)  # pictures across and down
 SHEET_CELL = 136  # pixels
 
@@ -45,12 +50,32 @@ def options() -> argparse.Namespace:
     parser.add_argument("--toy", action="store_true", help="a model that learns in a minute")
     parser.add_argument("--export", type=Path, help="checkpoint folder (default: RUN/export)")
     parser.add_argument("--batch", type=int, help="images a step (default: the plan's)")
+    parser.add_argument("--rate", type=float, help="learning rate (default: the plan's)")
     parser.add_argument("--looking", type=float, help="share of all minutes without answers")
-    parser.add_argument("--images", type=int, default=400, help="to evaluate on, of each kind")
+    parser.add_argument("--cpu", action="store_true", help="train without the GPU that is there")
+    parser.add_argument("--compile", action="store_true", help="let PyTorch compile the model")
+    parser.add_argument(
+        "--questions", type=int, default=500, help="of each kind to evaluate with; 0: none"
+    )
     parser.add_argument("--samples", type=Path, help="also write sample images into this folder")
     parser.add_argument("--threads", type=int, help="for the arithmetic (default: PyTorch's)")
     parser.add_argument("--float32", action="store_true", help="train without bfloat16")
     return parser.parse_args()
+
+
+def choose_plan(chosen: argparse.Namespace) -> Plan:
+    """How to train: the plan for this machine, changed as the command line says."""
+    on_gpu = torch.cuda.is_available() and not chosen.cpu
+    plan = TOY_PLAN if chosen.toy else GPU_PLAN if on_gpu else DEMO_PLAN
+    return replace(
+        plan,
+        minutes=plan.minutes if chosen.minutes is None else chosen.minutes,
+        batch=chosen.batch or plan.batch,
+        learning_rate=chosen.rate or plan.learning_rate,
+        looking=plan.looking if chosen.looking is None else chosen.looking,
+        bfloat16=not chosen.float32,
+        compile=chosen.compile,
+    )
 
 
 def draw_sheet() -> Image.Image:
@@ -69,26 +94,19 @@ def main() -> None:
     chosen = options()
     run = chosen.run or Path("runs/toy" if chosen.toy else "runs/demo")
     folder = chosen.export or run / "export"
-    plan = TOY_PLAN if chosen.toy else DEMO_PLAN
-    minutes = plan.minutes if chosen.minutes is None else chosen.minutes
-    plan = replace(
-        plan,
-        minutes=minutes,
-        batch=chosen.batch or plan.batch,
-        looking=plan.looking if chosen.looking is None else chosen.looking,
-        bfloat16=not chosen.float32,
-    )
+    plan = choose_plan(chosen)
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
 
     prepare(run, TOY if chosen.toy else DEMO)
     draw_sheet().save(run / "scenes.png")
     print(f"training in {run}; {run / 'scenes.png'} shows what it will see", flush=True)
-    learner = train(run, plan, _say) if minutes > 0 else Learner.resume(run)
-    export(run, learner, folder)
-    report = evaluate(folder, chosen.images, _say)
-    write_card(folder, learner, report)
-    print(report.markdown())
+    if plan.minutes > 0:
+        export(run, train(run, plan, _say), folder)
+    if chosen.questions:
+        report = evaluate(folder, chosen.questions, _say)
+        write_card(run, folder, report)
+        print(report.markdown())
     for line in write_samples(folder, chosen.samples) if chosen.samples else ():
         print(line)
     print(f"chat with it: vlmchat --model-path {folder}")

@@ -10,24 +10,27 @@ from PIL import Image, ImageFilter
 KINDS = ("plain", "plain", "gradient", "noise", "texture")
 
 
-def draw_backdrop(rng: random.Random, width: int, height: int) -> tuple[Image.Image, np.ndarray]:
-    """A backdrop and the colour (3,) it is based on."""
-    paper = np.array([rng.randint(0, 255) for _ in range(3)], dtype=float)
+def draw_backdrop(
+    rng: random.Random, width: int, height: int
+) -> tuple[Image.Image, list[np.ndarray]]:
+    """A backdrop and the one or two colours (3,) it is based on."""
+    paper = np.array([rng.randint(0, 255) for _ in range(3)], dtype=np.float32)
     if rng.random() < 0.5:  # half of them are pale, grey or dark rather than gaudy
         paper = 0.3 * paper + 0.7 * rng.choice((200, 128, 60))
     kind = rng.choice(KINDS)
     noise = np.random.default_rng(rng.getrandbits(32))
-    flat = np.broadcast_to(paper, (height, width, 3))
+    flat, papers = np.broadcast_to(paper, (height, width, 3)), [paper]
     if kind == "gradient":
         other = np.clip(paper + noise.integers(-90, 90, 3), 0, 255)
         slope = _slope(rng, width, height)
-        flat = flat * (1 - slope) + other * slope
+        flat, papers = flat * (1 - slope) + other * slope, [paper, other]
     elif kind == "noise":
         channels = rng.choice((1, 3))  # grey or coloured grain
-        flat = flat + noise.normal(0, rng.uniform(4, 22), (height, width, channels))
+        grain = noise.standard_normal((height, width, channels), np.float32)
+        flat = flat + rng.uniform(4, 22) * grain
     elif kind == "texture":
         flat = flat + rng.uniform(6, 28) * _weave(rng, width, height)
-    return Image.fromarray(np.clip(flat, 0, 255).astype(np.uint8)), paper
+    return Image.fromarray(np.clip(flat, 0, 255).astype(np.uint8)), papers
 
 
 def _slope(rng: random.Random, width: int, height: int) -> np.ndarray:

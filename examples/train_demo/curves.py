@@ -25,8 +25,9 @@ LOST = (
     Curve("patches: weighed loss", (60, 110, 190), lambda moment: moment.patches),
 )
 RIGHT = (
-    Curve("answer tokens right", (200, 60, 40), lambda moment: moment.tokens_right),
-    Curve("patches with the right shape", (60, 110, 190), lambda moment: moment.shapes_right),
+    Curve("words right", (200, 60, 40), lambda moment: moment.tokens_right),
+    Curve("patches' shapes right", (60, 110, 190), lambda moment: moment.shapes_right),
+    Curve("patches' letters right", (50, 150, 80), lambda moment: moment.letters_right),
 )
 
 
@@ -59,5 +60,5 @@ def _chart(history: Sequence[Moment], curves: Sequence[Curve], highest: float) -
         points = [point(m.minutes, curve.value(m)) for m in history if curve.value(m) > 0]
         if len(points) > 1:
             pen.line(points, fill=curve.colour, width=2)
-        pen.text((MARGIN + 320 * row, 12), curve.name, fill=curve.colour)
+        pen.text((MARGIN + 640 // len(curves) * row, 12), curve.name, fill=curve.colour)
     return chart

@@ -8,9 +8,10 @@ from safetensors.torch import save_file
 
 from examples.train_demo.card import card
 from examples.train_demo.evaluate import Report
-from examples.train_demo.learner import Learner
+from examples.train_demo.learner import Learner, Progress
+from vlmchat.config import ModelConfig
 
-MOST_BYTES = 16 * 2**20  # of the weights: the package carries them
+MOST_BYTES = 16_000_000  # of the weights: the package carries them
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 PUBLISHED = {
     "text": "language_model.model",
@@ -31,7 +32,7 @@ def export(run: Path, learner: Learner, folder: Path) -> None:
     for name in COPIED:
         shutil.copyfile(run / name, folder / name)
     weights = {
-        published_name(name): tensor.to(torch.bfloat16).contiguous()
+        published_name(name): tensor.to("cpu", torch.bfloat16).contiguous()
         for name, tensor in learner.model.state_dict().items()
     }
     path = folder / "model.safetensors"
@@ -41,6 +42,7 @@ def export(run: Path, learner: Learner, folder: Path) -> None:
         raise ValueError(f"{path} takes {path.stat().st_size} bytes, more than {MOST_BYTES}")
 
 
-def write_card(folder: Path, learner: Learner, report: Report) -> None:
-    """Write what the model is and what was measured."""
-    (folder / "README.md").write_text(card(learner, report), encoding="utf-8")
+def write_card(run: Path, folder: Path, report: Report) -> None:
+    """Write what the model of a run is and what was measured."""
+    text = card(ModelConfig.from_folder(folder), Progress.read(run), report)
+    (folder / "README.md").write_text(text, encoding="utf-8")

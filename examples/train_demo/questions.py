@@ -1,24 +1,38 @@
-"""Questions about a scene, and the answers that whoever drew it knows.
+"""Questions about a scene, with the answers that whoever drew it knows.
 
-A kind of question is one function: it takes the things of a scene and gives a question, or None
-where that scene has no such question (nothing can be asked about *the* star where there are two).
+A kind of question is one method: it gives a question about the contents of a scene, or None where
+that scene has no such question (nothing can be asked about *the* star where there are two).
 Answers are short and always of the same form, as in the mixtures that PaliGemma was tuned on.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from examples.train_demo import wordings
+from examples.train_demo.answers import (
+    NOUNS,
+    PLURALS,
+    UNANSWERABLE,
+    absent_colours,
+    absent_shapes,
+    beside,
+    boxes,
+    called,
+    largest,
+    listing,
+    place,
+    singled_out,
+)
+from examples.train_demo.nonsense import draw_nonsense, draw_real_thing
 from examples.train_demo.outlines import SHAPES
-from examples.train_demo.scene import COLOURS, Thing
-from vlmchat.tasks import LAST_BIN, caption, detect
+from examples.train_demo.scene import COLOURS, Contents, Thing
+from examples.train_demo.wordings import Ways
+from vlmchat.tasks import caption, detect
 
-UNANSWERABLE = "unanswerable"  # what PaliGemma's own VQA mixtures say to a question without answer
-PLURALS = {shape: shape + "s" for shape in SHAPES} | {"cross": "crosses"}
-NOUNS = ("object", "shape", "thing")
-ABSENT_SHARE = 0.1  # of the questions about something, how many are about something not there
-NONSENSE_SHARE = 0.03  # of all questions, how many no scene of ours can answer
+ABSENT_SHARE = 0.12  # of the questions about something, how many are about something not there
+CHATTY_SHARE = 0.12  # of all questions, how many have polite words around them
+OCR = "ocr"
 
 
 @dataclass(frozen=True)
@@ -30,230 +44,274 @@ class Question:
     answer: str
 
 
-Things = Sequence[Thing]
-Maker = Callable[[random.Random, Things], Question | None]
+class Asker:
+    """Asks about one scene's contents; `unheard` uses the wordings that training never does."""
 
+    def __init__(self, rng: random.Random, contents: Contents, unheard: bool = False) -> None:
+        self.rng = rng
+        self.things = contents.things
+        self.text = contents.text
+        self.unheard = unheard
 
-def ask(rng: random.Random, things: Things) -> Question:
-    """Any question about these things; the caption where the kind drawn does not apply."""
-    if rng.random() < NONSENSE_SHARE:
-        return Question(UNANSWERABLE, as_typed(rng, rng.choice(wordings.NONSENSE)), UNANSWERABLE)
-    makers = [maker for maker, _ in KINDS]
-    (maker,) = rng.choices(makers, weights=[weight for _, weight in KINDS])
-    return maker(rng, things) or about_all(rng, things)
+    def any(self) -> Question:
+        """A question of any kind; what is wrong for this scene is drawn again."""
+        makers, weights = zip(*KINDS.values(), strict=True)
+        while True:
+            (maker,) = self.rng.choices(makers, weights)
+            if question := maker(self):
+                return question
 
-
-def as_typed(rng: random.Random, question: str) -> str:
-    """The question as one person or another types it, behind PaliGemma's task words."""
-    if rng.random() < 0.5:
-        question = question[0].upper() + question[1:]
-    if rng.random() < 0.5:
-        question += rng.choice(("?", "?", " ?"))
-    return f"answer en {question}"
-
-
-def about_colour(rng: random.Random, things: Things) -> Question | None:
-    """What colour is it, or is the star."""
-    spelling = rng.choice(("colour", "color"))
-    if len(things) == 1 and rng.random() < 0.6:
-        question = rng.choice(wordings.COLOUR_OF_IT).format(c=spelling)
-        return Question("colour", as_typed(rng, question), things[0].colour)
-    if rng.random() < ABSENT_SHARE:
-        question = f"what {spelling} is the {rng.choice(absent_shapes(things))}"
-        return Question(UNANSWERABLE, as_typed(rng, question), UNANSWERABLE)
-    if not (clear := singled_out(things, "shape")):
+    def colour(self) -> Question | None:
+        """What colour is it, or is the star."""
+        c = self._spelling()
+        if len(self.things) == 1 and self.rng.random() < 0.6:
+            return self._ask("colour", wordings.COLOUR_OF_IT, self.things[0].colour, c=c)
+        if self._about_absent():
+            return self._refuse(wordings.COLOUR_OF, c=c, x=self._choice(absent_shapes(self.things)))
+        if clear := singled_out(self.things, "shape"):
+            thing = self._choice(clear)
+            return self._ask("colour", wordings.COLOUR_OF, thing.colour, c=c, x=thing.shape)
         return None
-    thing = rng.choice(clear)
-    question = rng.choice(wordings.COLOUR_OF).format(c=spelling, x=thing.shape)
-    return Question("colour", as_typed(rng, question), thing.colour)
 
-
-def about_shape(rng: random.Random, things: Things) -> Question | None:
-    """What shape is it, or is the red one."""
-    if len(things) == 1 and rng.random() < 0.6:
-        return Question("shape", as_typed(rng, rng.choice(wordings.SHAPE_OF_IT)), things[0].shape)
-    if rng.random() < ABSENT_SHARE:
-        question = f"what shape is the {rng.choice(absent_colours(things))} object"
-        return Question(UNANSWERABLE, as_typed(rng, question), UNANSWERABLE)
-    if not (clear := singled_out(things, "colour")):
+    def shape(self) -> Question | None:
+        """What shape is it, or is the red one."""
+        if len(self.things) == 1 and self.rng.random() < 0.6:
+            return self._ask("shape", wordings.SHAPE_OF_IT, self.things[0].shape)
+        if self._about_absent():
+            return self._refuse(wordings.SHAPE_OF, x=self._choice(absent_colours(self.things)))
+        if clear := singled_out(self.things, "colour"):
+            thing = self._choice(clear)
+            return self._ask("shape", wordings.SHAPE_OF, thing.shape, x=thing.colour)
         return None
-    thing = rng.choice(clear)
-    question = rng.choice(wordings.SHAPE_OF).format(x=thing.colour)
-    return Question("shape", as_typed(rng, question), thing.shape)
 
+    def count(self) -> Question:
+        """How many things, red things, stars or red stars there are."""
+        label, plural = self._countable()
+        number = len(called(label, self.things))
+        return self._ask("count", wordings.HOW_MANY, str(number), x=plural)
 
-def about_number(rng: random.Random, things: Things) -> Question:
-    """How many things, red things, stars or red stars there are."""
-    noun, number = _countable(rng, things)
-    return Question(
-        "count", as_typed(rng, rng.choice(wordings.HOW_MANY).format(x=noun)), str(number)
-    )
+    def where(self) -> Question | None:
+        """Where in the picture something is."""
+        if self._about_absent():
+            return self._refuse(wordings.WHERE_IS, x=self._absent_name())
+        if not (known := self._known_thing()):
+            return None
+        thing, name = known
+        if (answer := place(thing)) is None:
+            return None
+        if len(self.things) == 1 and self.rng.random() < 0.4:
+            return self._ask("where", wordings.WHERE_IS_IT, answer)
+        return self._ask("where", wordings.WHERE_IS, answer, x=name)
 
-
-def _countable(rng: random.Random, things: Things) -> tuple[str, int]:
-    """Something to count and how many there are; now and then there are none."""
-    by = rng.choices(("all", "colour", "shape", "name"), weights=(35, 25, 25, 15))[0]
-    there = rng.random() < 0.75
-    noun = rng.choice(NOUNS) + "s"
-    if by == "all":
-        return noun, len(things)
-    if by == "colour":
-        colours = [thing.colour for thing in things]
-        colour = rng.choice(colours if there else list(COLOURS))
-        return f"{colour} {noun}", colours.count(colour)
-    if by == "shape":
-        shapes = [thing.shape for thing in things]
-        shape = rng.choice(shapes if there else SHAPES)
-        return PLURALS[shape], shapes.count(shape)
-    thing = rng.choice(things)
-    return f"{thing.colour} {PLURALS[thing.shape]}", [t.name for t in things].count(thing.name)
-
-
-def about_place(rng: random.Random, things: Things) -> Question | None:
-    """Where in the picture something is."""
-    if len(things) == 1 and rng.random() < 0.4:
-        return Question("where", as_typed(rng, rng.choice(wordings.WHERE_IS_IT)), place(things[0]))
-    if rng.random() < ABSENT_SHARE:
-        question = f"where is the {rng.choice(absent_shapes(things))}"
-        return Question(UNANSWERABLE, as_typed(rng, question), UNANSWERABLE)
-    if not (clear := singled_out(things, "name")):
-        return None
-    thing = rng.choice(clear)
-    by_shape = thing in singled_out(things, "shape") and rng.random() < 0.6
-    question = rng.choice(wordings.WHERE_IS).format(x=thing.shape if by_shape else thing.name)
-    return Question("where", as_typed(rng, question), place(thing))
-
-
-def place(thing: Thing) -> str:
-    """The ninth of the picture that a thing's centre is in: `top left`, `left`, `middle`."""
-    x, y = thing.centre
-    across = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
-    down = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
-    return f"{down} {across}".strip() or "middle"
-
-
-def about_presence(rng: random.Random, things: Things) -> Question:
-    """Whether something is there, yes or no in equal numbers."""
-    if rng.random() < 0.12:
-        named = rng.choice(wordings.REAL_THINGS)
-    elif rng.random() < 0.5:
-        thing = rng.choice(things)
-        named = rng.choice(
-            (thing.shape, thing.name, f"{thing.colour} object", f"{thing.colour} {_noun(rng)}")
+    def presence(self) -> Question:
+        """Whether something is there, yes or no in equal numbers."""
+        if self.rng.random() < 0.15:
+            label = draw_real_thing(self.rng, self.unheard)
+        elif self.things and self.rng.random() < 0.53:
+            label = self._label(self._choice(self.things))
+        else:
+            label = self._probably_absent()
+        answer = "yes" if called(label, self.things) else "no"
+        article = "an" if label[0] in "aeio" else "a"
+        return self._ask(
+            "is there", wordings.IS_THERE, answer, x=label, a=article, p=_plural(label)
         )
-    else:
-        named = _probably_absent(rng, things)
-    article = "an" if named[0] in "aeio" else "a"
-    question = rng.choice(wordings.IS_THERE).format(a=article, x=named)
-    return Question("is", as_typed(rng, question), "yes" if is_there(named, things) else "no")
+
+    def side(self) -> Question | None:
+        """What is left of, right of, above or below something."""
+        side = self._choice(list(wordings.SIDES))
+        words = self._choice(wordings.SIDES[side])
+        if self._about_absent():
+            return self._refuse(wordings.BESIDE, s=words, x=self._absent_name())
+        if len(self.things) < 2 or not (known := self._known_thing()):
+            return None
+        answer = beside(known[0], side, self.things)
+        return answer and self._ask("side", wordings.BESIDE, answer, s=words, x=known[1])
+
+    def size(self) -> Question | None:
+        """Which is the largest or smallest."""
+        if len(self.things) < 2:
+            return None
+        smallest = self.rng.random() < 0.5
+        word = self._choice(wordings.SMALLEST if smallest else wordings.LARGEST)
+        thing = largest(self.things, smallest)
+        return thing and self._ask("size", wordings.WHICH_SIZE, thing.name, x=word)
+
+    def says(self) -> Question | None:
+        """What is printed, asked as a person would."""
+        if self.text is None:
+            if self.rng.random() < 0.85:  # most scenes say nothing
+                return None
+            return self._refuse(wordings.WHAT_IT_SAYS)
+        return self._ask("says", wordings.WHAT_IT_SAYS, self.text.content)
+
+    def ink(self) -> Question | None:
+        """What colour the letters are."""
+        c = self._spelling()
+        if self.text is None:
+            if self.rng.random() < 0.9:
+                return None
+            return self._refuse(wordings.COLOUR_OF_TEXT, c=c)
+        return self._ask("ink", wordings.COLOUR_OF_TEXT, self.text.colour, c=c)
+
+    def ocr(self) -> Question | None:
+        """What is printed, as the task prompt asks for it."""
+        if self.text is None:
+            if self.rng.random() < 0.85:
+                return None
+            return Question(UNANSWERABLE, OCR, UNANSWERABLE)
+        return Question("ocr", OCR, self.text.content)
+
+    def caption(self) -> Question:
+        """Everything by name, from left to right."""
+        return Question("caption", caption("en"), listing(self.things))
+
+    def what(self) -> Question:
+        """What is this: the same as the caption, asked as a person would."""
+        ways = wordings.WHAT_IS_IT if len(self.things) < 2 else wordings.WHAT_ARE_THEY
+        return self._ask("what", ways, listing(self.things))
+
+    def detect(self) -> Question:
+        """Find something in the picture: all objects, red stars, stars, or stars and rings."""
+        labels = [self._detectable()]
+        if self.rng.random() < 0.3:
+            labels.append(self._detectable())
+        if labels[0] == labels[-1] or "object" in labels:
+            labels = labels[:1]
+        answer = boxes(self.things, labels)
+        kind = UNANSWERABLE if answer == UNANSWERABLE else "detect"
+        return Question(kind, detect(labels), answer)
+
+    def nonsense(self) -> Question:
+        """Something that no scene can answer."""
+        prompt = self._typed(draw_nonsense(self.rng, self.unheard))
+        return Question(UNANSWERABLE, prompt, UNANSWERABLE)
+
+    # How a question is put
+
+    def _ask(self, kind: str, ways: Ways, answer: str, **words: str) -> Question:
+        template = self._choice(ways.unheard if self.unheard else ways.heard)
+        return Question(kind, self._typed(template.format(**words)), answer)
+
+    def _refuse(self, ways: Ways, **words: str) -> Question:
+        """The same question about something that is not there."""
+        return self._ask(UNANSWERABLE, ways, UNANSWERABLE, **words)
+
+    def _typed(self, question: str) -> str:
+        """The question as one person or another types it, behind PaliGemma's task words."""
+        if self.rng.random() < CHATTY_SHARE:
+            if self.rng.random() < 0.5:
+                question = self._choice(wordings.BEFORE) + question
+            else:
+                question += self._choice(wordings.BEHIND)
+        if self.rng.random() < 0.5:
+            question = question[0].upper() + question[1:]
+        if self.rng.random() < 0.55:
+            question += self._choice(("?", "?", " ?", "."))
+        return f"answer en {question}"
+
+    # What a question is about
+
+    def _choice(self, choices):  # type: ignore[no-untyped-def]
+        return self.rng.choice(choices)
+
+    def _spelling(self) -> str:
+        return self._choice(("colour", "color"))
+
+    def _about_absent(self) -> bool:
+        return self.rng.random() < (ABSENT_SHARE if self.things else 0.5)
+
+    def _absent_name(self) -> str:
+        """A shape, perhaps with a colour, or a colour alone, that nothing here has."""
+        kind = self.rng.random()
+        if kind < 0.2:
+            return f"{self._choice(absent_colours(self.things))} {self._choice(NOUNS)}"
+        shape = self._choice(absent_shapes(self.things))
+        return shape if kind < 0.7 else f"{self._choice(list(COLOURS))} {shape}"
+
+    def _known_thing(self) -> tuple[Thing, str] | None:
+        """A thing, and words that mean no other."""
+        names = [
+            (thing, name)
+            for word, name_of in _NAMES.items()
+            for thing in singled_out(self.things, word)
+            for name in [name_of(self.rng, thing)]
+        ]
+        return self._choice(names) if names else None
+
+    def _label(self, thing: Thing) -> str:
+        """A name for a thing, whether or not it is the only one of that name."""
+        return self._choice(
+            (thing.shape, thing.name, thing.name, f"{thing.colour} {self._choice(NOUNS)}")
+        )
+
+    def _countable(self) -> tuple[str, str]:
+        """Something to count, in the singular and plural; now and then there are none."""
+        by = self.rng.choices(("all", "colour", "shape", "name"), weights=(30, 25, 25, 20))[0]
+        thing = self._choice(self.things) if self.things else None
+        there = thing is not None and self.rng.random() < 0.75
+        if by == "all":
+            label = self._choice(NOUNS)
+        elif by == "colour":
+            label = (
+                f"{thing.colour if there else self._choice(list(COLOURS))} {self._choice(NOUNS)}"
+            )
+        elif by == "shape":
+            label = thing.shape if there else self._choice(SHAPES)
+        else:
+            label = thing.name if there else self._probably_absent()
+        return label, _plural(label)
+
+    def _detectable(self) -> str:
+        """A label to detect: mostly of something that is there."""
+        if not self.things or self.rng.random() < ABSENT_SHARE:
+            return self._absent_name()
+        if self.rng.random() < 0.22:
+            return "object"
+        thing = self._choice(self.things)
+        return self._choice(
+            (thing.shape, thing.shape, thing.name, thing.name, f"{thing.colour} object")
+        )
+
+    def _probably_absent(self) -> str:
+        """Something that is not there, or nearly what is there: the right colour, another shape."""
+        thing = self._choice(self.things) if self.things else None
+        kind = self.rng.choices(("shape", "colour", "both"), weights=(35, 25, 40))[0]
+        if kind == "shape" or thing is None:
+            return self._choice(absent_shapes(self.things))
+        if kind == "colour":
+            return f"{self._choice(absent_colours(self.things))} {self._choice(NOUNS)}"
+        if self.rng.random() < 0.5:
+            return f"{thing.colour} {self._choice(SHAPES)}"
+        return f"{self._choice(list(COLOURS))} {thing.shape}"
 
 
-def _noun(rng: random.Random) -> str:
-    return rng.choice(NOUNS)
+def _plural(label: str) -> str:
+    """`red stars` of `red star`."""
+    before, _, noun = label.rpartition(" ")
+    return f"{before} {PLURALS.get(noun, noun + 's')}".strip()
 
 
-def _probably_absent(rng: random.Random, things: Things) -> str:
-    """Something that is not there, or nearly what is there: the right colour, another shape."""
-    thing = rng.choice(things)
-    kind = rng.choices(("shape", "colour", "both"), weights=(35, 25, 40))[0]
-    if kind == "shape":
-        return rng.choice(absent_shapes(things))
-    if kind == "colour":
-        return f"{rng.choice(absent_colours(things))} {_noun(rng)}"
-    if rng.random() < 0.5:
-        return f"{thing.colour} {rng.choice(SHAPES)}"
-    return f"{rng.choice(list(COLOURS))} {thing.shape}"
+_NAMES: dict[str, Callable[[random.Random, Thing], str]] = {
+    "shape": lambda rng, thing: thing.shape,
+    "name": lambda rng, thing: thing.name,
+    "colour": lambda rng, thing: f"{thing.colour} {rng.choice(NOUNS)}",
+}
 
-
-def is_there(named: str, things: Things) -> bool:
-    """Whether `star`, `red star` or `red object` names something among the things."""
-    return any(
-        named in (thing.shape, thing.name, *(f"{thing.colour} {noun}" for noun in NOUNS))
-        for thing in things
-    )
-
-
-def about_all(rng: random.Random, things: Things) -> Question:
-    """The caption: everything by name, from left to right."""
-    return Question("caption", caption("en"), listing(things))
-
-
-def listing(things: Things) -> str:
-    """`red star, blue ring`: the things by name, from left to right."""
-    return ", ".join(thing.name for thing in left_to_right(things))
-
-
-def about_what(rng: random.Random, things: Things) -> Question:
-    """What is this: the same as the caption, asked as a person would."""
-    ways = wordings.WHAT_IS_IT if len(things) == 1 else wordings.WHAT_ARE_THEY
-    return Question("what", as_typed(rng, rng.choice(ways)), listing(things))
-
-
-def about_size(rng: random.Random, things: Things) -> Question | None:
-    """Which is the largest or smallest, where one clearly is."""
-    if len(things) < 2:
-        return None
-    largest = rng.random() < 0.5
-    first, second = sorted(things, key=lambda thing: thing.area, reverse=largest)[:2]
-    if max(first.area, second.area) <= 1.35 * min(first.area, second.area):
-        return None
-    word = rng.choice(wordings.LARGEST if largest else wordings.SMALLEST)
-    return Question(
-        "size", as_typed(rng, rng.choice(wordings.WHICH_SIZE).format(x=word)), first.name
-    )
-
-
-def about_boxes(rng: random.Random, things: Things) -> Question:
-    """Find something in the picture: all objects, red stars, or stars."""
-    kind = rng.choices(("all", "name", "shape"), weights=(25, 35, 40))[0]
-    if kind == "all":
-        return Question("detect", detect(["object"]), boxes(things, "object"))
-    thing = rng.choice(things)
-    label = thing.name if kind == "name" else thing.shape
-    found = [other for other in things if label in (other.name, other.shape)]
-    return Question("detect", detect([label]), boxes(found, label))
-
-
-def boxes(things: Things, label: str) -> str:
-    """The answer to `detect`: `<locTTTT><locLLLL><locBBBB><locRRRR> label ; …`, left to right."""
-    items = []
-    for thing in left_to_right(things):
-        x0, y0, x1, y1 = thing.box
-        codes = (f"<loc{round(side * LAST_BIN):04}>" for side in (y0, x0, y1, x1))
-        items.append("".join(codes) + f" {label}")
-    return " ; ".join(items)
-
-
-def left_to_right(things: Things) -> list[Thing]:
-    """One fixed order, so that a list of things has one right form."""
-    return sorted(things, key=lambda thing: thing.centre[0])
-
-
-def singled_out(things: Things, word: str) -> list[Thing]:
-    """The things that no other shares its `shape`, `colour` or `name` with."""
-    words = [getattr(thing, word) for thing in things]
-    return [thing for thing, own in zip(things, words, strict=True) if words.count(own) == 1]
-
-
-def absent_shapes(things: Things) -> list[str]:
-    """Shapes that the scene does not have."""
-    return [shape for shape in SHAPES if all(thing.shape != shape for thing in things)]
-
-
-def absent_colours(things: Things) -> list[str]:
-    """Colours that nothing in the scene has."""
-    return [colour for colour in COLOURS if all(thing.colour != colour for thing in things)]
-
-
-# How often each kind is asked, against the others.
-KINDS: tuple[tuple[Maker, float], ...] = (
-    (about_colour, 3),
-    (about_shape, 3),
-    (about_number, 2),
-    (about_place, 2),
-    (about_presence, 2),
-    (about_all, 2),
-    (about_boxes, 1.5),
-    (about_what, 1),
-    (about_size, 0.7),
-)
+# The kinds, and how often each is asked against the others.
+KINDS: dict[str, tuple[Callable[[Asker], Question | None], float]] = {
+    "colour": (Asker.colour, 2.5),
+    "shape": (Asker.shape, 2.5),
+    "count": (Asker.count, 2.5),
+    "where": (Asker.where, 2),
+    "is there": (Asker.presence, 2.2),
+    "side": (Asker.side, 4.5),
+    "size": (Asker.size, 1.2),
+    "says": (Asker.says, 3),
+    "ink": (Asker.ink, 0.5),
+    "ocr": (Asker.ocr, 3.5),
+    "caption": (Asker.caption, 2),
+    "what": (Asker.what, 1),
+    "detect": (Asker.detect, 2),
+    UNANSWERABLE: (Asker.nonsense, 0.8),
+}

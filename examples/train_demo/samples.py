@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import vlmchat
+from examples.train_demo.answers import listing, singled_out
 from examples.train_demo.evaluate import LONGEST_ANSWER, show
-from examples.train_demo.questions import listing, singled_out
 from examples.train_demo.scene import Scene, Thing, draw_scene
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session
@@ -76,7 +76,7 @@ def _scenes(wanted: Wanted) -> Iterator[Scene]:
 
 def known_share(session: Session, scene: Scene) -> float:
     """The share of plain questions (caption, number, each colour and shape) answered rightly."""
-    show(session, scene)
+    show(session, scene.image)
     questions = {
         "caption en": listing(scene.things),
         "How many objects are there?": str(len(scene.things)),

@@ -14,6 +14,8 @@ class Size:
     vision_layers: int
     text_layers: int
     heads: int
+    vision_mlp: int  # width inside
+    text_mlp: int
 
     def config(self, rows: int, image_token_id: int) -> dict[str, Any]:
         """The parsed `config.json` of a model with `rows` token rows."""
@@ -34,7 +36,7 @@ class Size:
             "text_config": {
                 "head_dim": self.width // self.heads,
                 "hidden_size": self.width,
-                "intermediate_size": self.width * 8 // 3,
+                "intermediate_size": self.text_mlp,
                 "max_position_embeddings": 1024,
                 "model_type": "gemma",
                 "num_attention_heads": self.heads,
@@ -46,7 +48,7 @@ class Size:
             "vision_config": {
                 "hidden_size": self.width,
                 "image_size": self.image,
-                "intermediate_size": self.width * 4,
+                "intermediate_size": self.vision_mlp,
                 "model_type": "siglip_vision_model",
                 "num_attention_heads": self.heads,
                 "num_hidden_layers": self.vision_layers,
@@ -57,5 +59,23 @@ class Size:
         }
 
 
-DEMO = Size(image=128, patch=16, width=192, vision_layers=6, text_layers=5, heads=4)
-TOY = Size(image=64, patch=16, width=48, vision_layers=2, text_layers=2, heads=4)
+DEMO = Size(
+    image=192,
+    patch=12,
+    width=256,
+    vision_layers=6,
+    text_layers=5,
+    heads=4,
+    vision_mlp=768,
+    text_mlp=608,
+)
+TOY = Size(
+    image=64,
+    patch=16,
+    width=48,
+    vision_layers=2,
+    text_layers=2,
+    heads=4,
+    vision_mlp=192,
+    text_mlp=128,
+)

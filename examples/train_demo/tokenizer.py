@@ -18,8 +18,8 @@ from tokenizers import pre_tokenizers as splitters
 from tokenizers.trainers import BpeTrainer
 
 from examples.train_demo.outlines import SHAPES
-from examples.train_demo.questions import ask
-from examples.train_demo.scene import COLOURS, Thing
+from examples.train_demo.questions import Asker
+from examples.train_demo.scene import COLOURS, Contents, Thing
 
 CONTROL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 NEWLINES = ["\n" * count for count in range(1, 9)]
@@ -28,13 +28,13 @@ PLACES = 1024
 CODES = [f"<loc{i:04}>" for i in range(PLACES)] + [f"<seg{i:03}>" for i in range(128)]
 IMAGE = "<image>"
 CHARACTERS = [chr(code) for code in range(33, 127)] + ["▁"]
-LEARNT = 760  # pieces beside the control tokens, characters included
-CORPUS_QUESTIONS = 6000
+LEARNT = 900  # pieces beside the control tokens, characters included
+CORPUS_QUESTIONS = 12_000
 CORPUS_SEED = 0
 # Words that people may type although no scene needs them.
 OTHER_WORDS = (
-    "segment ocr cap describe question answer detect caption picture image photo what does it say "
-    "text word number left right above below largest smallest tell me"
+    "segment ocr cap describe question answer detect caption picture image photo drawing sign "
+    "unanswerable nothing "
 )
 
 
@@ -85,7 +85,8 @@ def _corpus() -> Iterator[str]:
     """Questions and answers about things that nobody drew; of boxes only their labels."""
     rng = random.Random(CORPUS_SEED)
     for _ in range(CORPUS_QUESTIONS):
-        question = ask(rng, [_anything(rng) for _ in range(rng.randint(1, 5))])
+        things = tuple(_anything(rng) for _ in range(rng.randint(1, 5)))
+        question = Asker(rng, Contents(things)).any()
         yield question.prompt
         yield question.answer.split(">")[-1]
     for _ in range(50):
