@@ -59,9 +59,17 @@ def idle(monkeypatch):
     """A tracker whose filer does nothing."""
     monkeypatch.setattr(live, "_Filer", IdleFiler)
     monkeypatch.setattr(live, "find_spec", lambda name: name)
-    tracker = live.CometTracker(Destination.read({}))
+    tracker = announced()
     yield tracker
     tracker.close()
+
+
+def announced(environ=None):
+    """A tracker that has said where the record goes."""
+    tracker = live.CometTracker(Destination.read(environ or {}))
+    tracker.announce()
+    assert [line.partition(",")[0] for line in tracker.news()] == ["tracked with Comet"]
+    return tracker
 
 
 def ask(session, tracker, *lines):
@@ -162,7 +170,7 @@ def test_a_bug_in_tracking_is_told_once(idle, monkeypatch):
 @needs_comet
 def test_a_chat_becomes_an_archive(folder, journals):
     """The whole way, with a real filer: the archive holds what the journal held."""
-    tracker: Tracker = live.CometTracker(Destination.read({"COMET_PROJECT_NAME": "p"}))
+    tracker: Tracker = announced({"COMET_PROJECT_NAME": "p"})
     session = Session(ScriptedEngine("one", "two"), model_name="m")
     session.add_image("cat.png")
     ask(session, tracker, "first", "second")
@@ -179,7 +187,7 @@ def test_a_chat_becomes_an_archive(folder, journals):
 
 @needs_comet
 def test_a_killed_filer_is_told_once_and_the_journal_goes_on(journals):
-    tracker = live.CometTracker(Destination.read({}))
+    tracker = announced()
     session = Session(ScriptedEngine("one", "two"))
     ask(session, tracker, "first")
     process = tracker._filer._process

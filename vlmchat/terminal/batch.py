@@ -125,6 +125,15 @@ def _answer(ask: Ask, session: Session, screen: Screen, cancelled: Callable[[], 
         _show_boxes(session, screen)
     if reply.finish_reason == "length":
         screen.notice(_cut_short(reply, session.settings.sampling.max_tokens))
+    if session.settings.track:
+        session.tracker.record(session, session.turns[-1])
+        show_news(session, screen)
+
+
+def show_news(session: Session, screen: Screen) -> None:
+    """Show what the tracker has to say."""
+    for line in session.tracker.news():
+        screen.notice(line)
 
 
 def _cut_short(reply: Reply, limit: int) -> str:

@@ -28,9 +28,9 @@ FILED, SAID_WHY, CUT_OFF = 0, 3, 4  # exit codes
 
 
 def start(
-    journal: Path, destination: Destination, follow: bool, said: IO[bytes]
+    journal: Path, destination: Destination, follow: bool, said: IO[bytes] | int
 ) -> subprocess.Popen[bytes]:
-    """A filer for a journal; what it says goes into `said`.
+    """A filer for a journal; what it says goes into `said`, a file or PIPE.
 
     It has no terminal, so that Ctrl-C is not for it. It works in the root folder, where nothing
     lies that Python would import in place of a library, and finds the libraries that we found.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -13,12 +14,13 @@ from typing import IO, TYPE_CHECKING
 from vlmchat.errors import UserError
 from vlmchat.tracking import filer, records
 from vlmchat.tracking.destination import Destination
-from vlmchat.tracking.journal import Journal, journal_folder
+from vlmchat.tracking.journal import Journal, journal_folder, left_over
 
 if TYPE_CHECKING:
     from vlmchat.session import Session, Turn
 
 PATIENCE = 10.0  # seconds that the end of a chat waits for the filer
+HOW_TO_STOP = "--no-track or /set track off stops it"
 NOT_INSTALLED = "comet_ml is not installed: pip install 'vlmchat[comet]'"
 
 
@@ -35,12 +37,36 @@ class CometTracker:
         self._news: list[str] = []
         self._journal: Journal | None = None
         self._filer: _Filer | None = None
+        self._announced = False
         self._given_up = False
         self._steps = 0
         self._images: set[str] = set()
 
+    def announce(self) -> None:
+        """Put the line that says where the record goes, once, and what was left over before."""
+        if self._announced:
+            return
+        self._announced = True
+        if find_spec("comet_ml") is None:
+            self._give_up(UserError(NOT_INSTALLED))
+            return
+        self._news.append(f"tracked with Comet, {self._place()}: {HOW_TO_STOP}")
+        offer = offer_left_over(left_over())
+        self._news += [offer] if offer else []
+
+    def _place(self) -> str:
+        """Where the record goes, for a person."""
+        there = self._destination
+        project = f"project {there.project}"
+        if there.workspace:
+            project += f" of workspace {there.workspace}"
+        if there.online:
+            return project
+        return f"offline for {project}, into {there.offline_folder}"
+
     def record(self, session: Session, turn: Turn) -> None:
         """Write a turn, with its image the first time, and let the filer know."""
+        self.announce()
         if self._given_up:
             return
         try:
@@ -87,8 +113,6 @@ class CometTracker:
 
     def _begin(self, session: Session) -> None:
         """Start the journal and the filer that reads it."""
-        if find_spec("comet_ml") is None:
-            raise UserError(NOT_INSTALLED)
         self._journal = Journal()
         self._journal.append(records.run_record(session, self._quantize))
         self._filer = _Filer(self._journal.path, self._destination)
@@ -103,6 +127,15 @@ class CometTracker:
         else:
             why = f"internal error ({type(error).__name__}: {error})"
         self._news.append(f"not tracked from here on: {why}")
+
+
+def offer_left_over(journals: list[Path]) -> str | None:
+    """The line that says how to file what earlier chats have left; None where that is nothing."""
+    if not journals:
+        return None
+    what = "an earlier chat was" if len(journals) == 1 else f"{len(journals)} earlier chats were"
+    path = journals[0] if len(journals) == 1 else journals[0].parent
+    return f"{what} not filed: vlmchat --track-import {shlex.quote(str(path))} does it"
 
 
 class _Filer:
