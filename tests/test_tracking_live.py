@@ -1,5 +1,6 @@
 """The tracker beside a chat: what is written when, and that nothing of it harms the chat."""
 
+import errno
 import json
 import os
 import signal
@@ -67,7 +68,6 @@ def idle(monkeypatch):
 def announced(environ=None):
     """A tracker that has said where the record goes."""
     tracker = live.CometTracker(Destination.read(environ or {}))
-    tracker.announce()
     assert [line.partition(",")[0] for line in tracker.news()] == ["tracked with Comet"]
     return tracker
 
@@ -141,6 +141,17 @@ def test_a_full_disk_ends_the_tracking_and_not_the_chat(idle, journals, monkeypa
         f"not tracked from here on: cannot write {path} (No space left on device)"
     ]
     assert len(session.turns) == 3
+
+
+def test_a_journal_that_could_not_be_begun_is_not_left_over(idle, journals, monkeypatch):
+    def no_space(self, record):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(live.Journal, "append", no_space)
+    ask(Session(ScriptedEngine("one", "two")), idle, "first", "second")
+    (line,) = idle.news()
+    assert line.endswith("(No space left on device)")
+    assert list(journals.iterdir()) == []
 
 
 def test_a_state_folder_that_cannot_be_made_is_told_once(idle, folder):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vlmchat.terminal import commands, reports
 from vlmchat.terminal.outcomes import Ask, Outcome, Quit, Say
 from vlmchat.terminal.render import OutputError
+from vlmchat.terminal.tracked import keep
 
 if TYPE_CHECKING:
     from vlmchat.engine import Reply
@@ -126,14 +127,7 @@ def _answer(ask: Ask, session: Session, screen: Screen, cancelled: Callable[[], 
     if reply.finish_reason == "length":
         screen.notice(_cut_short(reply, session.settings.sampling.max_tokens))
     if session.settings.track:
-        session.tracker.record(session, session.turns[-1])
-        show_news(session, screen)
-
-
-def show_news(session: Session, screen: Screen) -> None:
-    """Show what the tracker has to say."""
-    for line in session.tracker.news():
-        screen.notice(line)
+        keep(session, screen)
 
 
 def _cut_short(reply: Reply, limit: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmchat.errors import UserError
-from vlmchat.terminal.batch import show_news
-from vlmchat.tracking.destination import Destination
+from vlmchat.tracking import NullTracker
+from vlmchat.tracking.destination import Destination, is_configured
 
 if TYPE_CHECKING:
     from vlmchat.session import Session
@@ -25,22 +24,40 @@ FILED, FAILED = 0, 1
 def tracked(session: Session, wanted: bool | None, screen: Screen) -> Iterator[None]:
     """Track the answers given inside: if wanted, or, where that is None, if Comet is configured.
 
-    The tracker is there either way, for `/set track on`; it makes nothing before a first answer.
+    Nothing of tracking is loaded where it is not to be; `keep` makes up for it after
+    `/set track on`.
     """
-    from vlmchat.tracking.live import CometTracker
-
-    destination = Destination.read()
-    tracker = session.tracker = CometTracker(destination)
-    if destination.configured if wanted is None else wanted:
+    if is_configured() if wanted is None else wanted:
         session.settings = replace(session.settings, track=True)
-        tracker.announce()
+        _begin(session)
         show_news(session, screen)
     try:
         yield
     finally:
         with screen.waiting("finishing the record for Comet"):
-            tracker.close()
+            session.tracker.close()
         show_news(session, screen)
+
+
+def keep(session: Session, screen: Screen) -> None:
+    """Give the last answer to the tracker, and show what that has to say."""
+    if isinstance(session.tracker, NullTracker):
+        _begin(session)
+    session.tracker.record(session, session.turns[-1])
+    show_news(session, screen)
+
+
+def _begin(session: Session) -> None:
+    """Give the session a tracker, which makes nothing before a first answer."""
+    from vlmchat.tracking.live import CometTracker
+
+    session.tracker = CometTracker(Destination.read())
+
+
+def show_news(session: Session, screen: Screen) -> None:
+    """Show what the tracker has to say."""
+    for line in session.tracker.news():
+        screen.notice(line)
 
 
 def file_by_hand(path: Path, screen: Screen) -> int:
@@ -58,6 +75,8 @@ def file_by_hand(path: Path, screen: Screen) -> int:
 
 def _file(journal: Path, screen: Screen) -> int:
     """Have one journal filed and show what became of it."""
+    import subprocess
+
     from vlmchat.tracking import filer
 
     with screen.waiting(f"filing {journal.name}"):
