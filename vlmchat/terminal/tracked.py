@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vlmchat.errors import UserError
 from vlmchat.tracking import NullTracker
-from vlmchat.tracking.destination import Destination, is_configured
+from vlmchat.tracking.destination import Destination, api_key
 
 if TYPE_CHECKING:
     from vlmchat.session import Session
@@ -27,7 +27,7 @@ def tracked(session: Session, wanted: bool | None, screen: Screen) -> Iterator[N
     Nothing of tracking is loaded where it is not to be; `keep` makes up for it after
     `/set track on`.
     """
-    if is_configured() if wanted is None else wanted:
+    if api_key() is not None if wanted is None else wanted:
         session.settings = replace(session.settings, track=True)
         _begin(session)
         show_news(session, screen)

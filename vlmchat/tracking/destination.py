@@ -22,9 +22,9 @@ def state_folder() -> Path:
     return user_state_path("vlmchat", appauthor=False)
 
 
-def is_configured(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether there is an API key, which is what makes Comet configured."""
-    return _Settings(environ).find("api_key") is not None
+def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The key that Comet is asked with; where there is one, Comet counts as configured."""
+    return _Settings(environ).find("api_key")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Destination:
         return cls(
             project=settings.find("project_name") or DEFAULT_PROJECT,
             workspace=settings.find("workspace"),
-            online=wanted and is_configured(environ),
+            online=wanted and api_key(environ) is not None,
             offline_folder=_expanded(folder).absolute() if folder else state_folder() / "comet",
             config_file=settings.files[0].absolute() if settings.files else None,
         )
