@@ -25,6 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(__file__))
 def folder(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("VLMCHAT_", "NO_COLOR"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("VLMCHAT_TRACK", "0")
     Image.new("RGB", (64, 48), "red").save(tmp_path / "cat.png")
     Image.new("RGB", (30, 90), "blue").save(tmp_path / "my dog.png")
     monkeypatch.chdir(tmp_path)

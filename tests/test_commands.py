@@ -294,7 +294,8 @@ SET_TALK = [
         "max-tokens    12                    an answer ends after this many tokens\n"
         "seed          random                the same number draws the same answer again\n"
         "prefix-cache  exact                 kv keeps the work on the image, exact redoes it\n"
-        "template      answer de {question}  what goes around a plain question",
+        "template      answer de {question}  what goes around a plain question\n"
+        "track         off                   answers are recorded with Comet",
     ),
 ]
 

@@ -23,6 +23,8 @@ ACCEPTED = [
     ("prefix-cache", "KV", "kv"),
     ("template", "{question}", "{question}"),
     ("template", "'answer de {question}'", "answer de {question}"),
+    ("track", "on", "on"),
+    ("track", "OFF", "off"),
 ]
 
 REFUSED = [
@@ -41,6 +43,7 @@ REFUSED = [
     ("seed", str(2**63), "a whole number or random"),
     ("prefix-cache", "off", "kv or exact"),
     ("template", "answer en", "{question}"),
+    ("track", "maybe", "on or off"),
 ]
 
 
@@ -72,4 +75,5 @@ def test_the_names_are_those_of_the_command_line():
         "seed",
         "prefix-cache",
         "template",
+        "track",
     ]

@@ -31,6 +31,7 @@ def start(tmp_path):
                 "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
                 "PROMPT_TOOLKIT_NO_CPR": "1",
                 "TERM": "xterm-256color",
+                "VLMCHAT_TRACK": "0",
                 "VLMCHAT_HISTORY": str(tmp_path / "history"),
                 **environment,
             },

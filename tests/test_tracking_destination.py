@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmchat.tracking.destination import Destination
+from vlmchat.tracking.destination import Destination, api_key
 
 KEY = {"COMET_API_KEY": "k"}
 
@@ -37,8 +37,8 @@ def home(tmp_path, monkeypatch):
     ],
 )
 def test_configured_and_online(environ, configured, online):
-    found = Destination.read(environ)
-    assert (found.configured, found.online) == (configured, online)
+    assert (api_key(environ) is not None) == configured
+    assert Destination.read(environ).online == online
 
 
 def test_project_workspace_and_folder(tmp_path):
@@ -54,7 +54,7 @@ def test_project_workspace_and_folder(tmp_path):
 
 def test_config_files_stand_behind_the_environment_and_each_other(home, tmp_path):
     (home / ".comet.config").write_text("[comet]\napi_key = k%y\nproject_name=home\nworkspace=w\n")
-    assert Destination.read({}).configured
+    assert api_key({}) == "k%y"
     assert Destination.read({}).project == "home"
     Path(".comet.config").write_text("[comet]\nproject_name=here\n")
     assert (Destination.read({}).project, Destination.read({}).workspace) == ("here", "w")
@@ -70,7 +70,15 @@ def test_config_files_stand_behind_the_environment_and_each_other(home, tmp_path
 @pytest.mark.parametrize("text", ["no section", "[comet]\n= =\n[", "[other]\napi_key=k\n"])
 def test_a_config_file_that_says_nothing_configures_nothing(home, text):
     (home / ".comet.config").write_text(text)
-    assert not Destination.read({}).configured
+    assert api_key({}) is None
+
+
+@pytest.mark.parametrize("unusable", ["x" * 300, "loop", "~nobody-of-that-name"])
+def test_a_home_that_cannot_be_looked_into_configures_nothing(monkeypatch, unusable):
+    Path("loop").symlink_to("loop")
+    monkeypatch.setenv("HOME", unusable)
+    assert api_key({"COMET_CONFIG": unusable}) is None
+    assert not Destination.read({"COMET_CONFIG": unusable}).online
 
 
 def test_another_process_elsewhere_is_told_the_same(home, tmp_path, monkeypatch):

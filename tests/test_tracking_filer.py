@@ -38,6 +38,7 @@ def clean_environment(folder, **more):
         **ours,
         "HOME": str(folder),
         "XDG_STATE_HOME": str(folder / "state"),
+        "NO_PROXY": "127.0.0.1",
         "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
         **more,
     }

@@ -74,6 +74,12 @@ def test_any_other_bad_line_is_named(tmp_path, line):
         read(path)
 
 
+def test_a_folder_that_cannot_be_listed_has_nothing_left_over(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "missing", tmp_path / "file", tmp_path / ("x" * 300)):
+        assert left_over(folder) == []
+
+
 def test_a_missing_journal_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the journal .*nope: No such file"):
         read(tmp_path / "nope")

@@ -1,5 +1,6 @@
 """The tracker beside a chat: what is written when, and that nothing of it harms the chat."""
 
+import errno
 import json
 import os
 import signal
@@ -59,9 +60,16 @@ def idle(monkeypatch):
     """A tracker whose filer does nothing."""
     monkeypatch.setattr(live, "_Filer", IdleFiler)
     monkeypatch.setattr(live, "find_spec", lambda name: name)
-    tracker = live.CometTracker(Destination.read({}))
+    tracker = announced()
     yield tracker
     tracker.close()
+
+
+def announced(environ=None):
+    """A tracker that has said where the record goes."""
+    tracker = live.CometTracker(Destination.read(environ or {}))
+    assert [line.partition(",")[0] for line in tracker.news()] == ["tracked with Comet"]
+    return tracker
 
 
 def ask(session, tracker, *lines):
@@ -135,6 +143,17 @@ def test_a_full_disk_ends_the_tracking_and_not_the_chat(idle, journals, monkeypa
     assert len(session.turns) == 3
 
 
+def test_a_journal_that_could_not_be_begun_is_not_left_over(idle, journals, monkeypatch):
+    def no_space(self, record):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(live.Journal, "append", no_space)
+    ask(Session(ScriptedEngine("one", "two")), idle, "first", "second")
+    (line,) = idle.news()
+    assert line.endswith("(No space left on device)")
+    assert list(journals.iterdir()) == []
+
+
 def test_a_state_folder_that_cannot_be_made_is_told_once(idle, folder):
     (folder / "state").write_text("a file")
     ask(Session(ScriptedEngine("one", "two")), idle, "first", "second")
@@ -162,7 +181,7 @@ def test_a_bug_in_tracking_is_told_once(idle, monkeypatch):
 @needs_comet
 def test_a_chat_becomes_an_archive(folder, journals):
     """The whole way, with a real filer: the archive holds what the journal held."""
-    tracker: Tracker = live.CometTracker(Destination.read({"COMET_PROJECT_NAME": "p"}))
+    tracker: Tracker = announced({"COMET_PROJECT_NAME": "p"})
     session = Session(ScriptedEngine("one", "two"), model_name="m")
     session.add_image("cat.png")
     ask(session, tracker, "first", "second")
@@ -179,7 +198,7 @@ def test_a_chat_becomes_an_archive(folder, journals):
 
 @needs_comet
 def test_a_killed_filer_is_told_once_and_the_journal_goes_on(journals):
-    tracker = live.CometTracker(Destination.read({}))
+    tracker = announced()
     session = Session(ScriptedEngine("one", "two"))
     ask(session, tracker, "first")
     process = tracker._filer._process

@@ -72,15 +72,25 @@ def _run(options: Options) -> int:
 
 
 def _start(options: Options, screen: Screen) -> int:
-    """Load what the options name, and do with it what the streams allow."""
-    from vlmchat.terminal import batch
+    """Load what the options name, and answer under the eyes of a tracker, if one is wanted."""
+    from vlmchat.terminal.tracked import file_by_hand, tracked
 
+    if options.track_import:
+        return file_by_hand(Path(options.track_import), screen)
     session = _load(options, screen)
     images = [_add_image(path, session) for path in options.image]
     if images:
         session.select(images[0])
     for notice in session.notices:
         screen.notice(notice)
+    with tracked(session, options.track, screen):
+        return _answer(options, images, session, screen)
+
+
+def _answer(options: Options, images: Sequence[int], session: Session, screen: Screen) -> int:
+    """Do what the options and the streams allow: answer questions, a pipe's lines, or chat."""
+    from vlmchat.terminal import batch
+
     if options.ask:
         return batch.run_each(options.ask, images, session, screen)
     if sys.stdin is None:

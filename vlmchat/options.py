@@ -45,6 +45,8 @@ class Options:
     prefix_cache: PrefixMode
     graphics: str
     mask_decoder: str | None
+    track: bool | None
+    track_import: str | None
     json: bool
     no_color: bool
     quiet: bool
@@ -173,6 +175,16 @@ def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> No
     "--mask-decoder",
     metavar="PATH",
     help="File that turns segment's codes into masks. [vae-oid.npz beside the checkpoint]",
+)
+@click.option(
+    "--track/--no-track",
+    default=None,
+    help="Record the answers with Comet. [on when Comet is configured]",
+)
+@click.option(
+    "--track-import",
+    metavar="PATH",
+    help="File a journal, or a folder of them, with Comet and end.",
 )
 @click.option("--json", is_flag=True, help="JSON Lines on stdout, one an answer.")
 @click.option("--no-color", is_flag=True, help="No escape sequence on either stream.")

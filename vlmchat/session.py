@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmchat.errors import UserError
+from vlmchat.tracking import NullTracker, Tracker
 from vlmchat.transcript import as_text, record, write
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ class Settings:
     """How questions are asked; change it with `dataclasses.replace` and assign the result.
 
     `prefix_cache` is "kv" (the decoder's work on the image is kept) or "exact" (it is redone with
-    each question); `template` holds `{question}` where a plain question goes.
+    each question); `template` holds `{question}` where a plain question goes; `track` gives each
+    answer to the session's tracker.
     """
 
     sampling: Sampling = field(default_factory=_greedy)
     prefix_cache: PrefixMode = "kv"
     template: str = DEFAULT_TEMPLATE
+    track: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,10 @@ class Session:
     `pictures` are the images in the order they were loaded, the first being number 1; `current` is
     the one that questions are about. `failed` names an image that was asked for and could not be
     had: until another is chosen, questions are refused rather than answered about the one before.
-    `notices` are what a person should know of the model, one line each.
+    `notices` are what a person should know of the model, one line each. `tracker` keeps a record of
+    answers for whoever shows them, who gives it each one afterwards.
+    `mask_decoder` draws the masks of `segment`, where it was loaded; `looked` is what `/look` drew
+    over the picture of the last answer.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Session:
         self.settings = settings if settings is not None else Settings()
         self.model_name = model_name
         self.notices = tuple(notices)
+        self.tracker: Tracker = NullTracker()
         self.pictures: list[Picture] = []
         self.current: Picture | None = None
         self.failed: str | None = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vlmchat.terminal import commands, reports
 from vlmchat.terminal.outcomes import Ask, Outcome, Quit, Say
 from vlmchat.terminal.render import OutputError
+from vlmchat.terminal.tracked import keep
 
 if TYPE_CHECKING:
     from vlmchat.engine import Reply
@@ -125,6 +126,8 @@ def _answer(ask: Ask, session: Session, screen: Screen, cancelled: Callable[[], 
         _show_boxes(session, screen)
     if reply.finish_reason == "length":
         screen.notice(_cut_short(reply, session.settings.sampling.max_tokens))
+    if session.settings.track:
+        keep(session, screen)
 
 
 def _cut_short(reply: Reply, limit: int) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 TWICE_WITHIN = 2.0  # seconds between the two Ctrl-C that leave
 SAMPLE = Path(__file__).parents[1] / "demo" / "sample.png"
-TRY = '"what shape is this?" or /image PATH'
+TRY = '"what is this?" or /detect object'
 LEAVE = "to leave, press Ctrl-D, or Ctrl-C once more"
 
 

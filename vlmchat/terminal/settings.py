@@ -91,6 +91,12 @@ def _template(settings: Settings, text: str) -> Settings:
     return replace(settings, template=text)
 
 
+def _track(settings: Settings, text: str) -> Settings:
+    if text.lower() not in ("on", "off"):
+        raise ValueError("on or off")
+    return replace(settings, track=text.lower() == "on")
+
+
 def _sampled(name: str, help: str, field: str, parse: Callable[[str], Any]) -> Setting:
     """A setting that is a field of Sampling."""
 
@@ -115,4 +121,6 @@ SETTINGS: tuple[Setting, ...] = (
             lambda settings: settings.prefix_cache, _prefix_cache),
     Setting("template", "what goes around a plain question",
             lambda settings: settings.template, _template),
+    Setting("track", "answers are recorded with Comet",
+            lambda settings: "on" if settings.track else "off", _track),
 )  # fmt: skip

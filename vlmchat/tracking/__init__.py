@@ -21,7 +21,7 @@ class Tracker(Protocol):
     """Who keeps the record of a chat. None of its methods raises an Exception."""
 
     def record(self, session: Session, turn: Turn) -> None:
-        """Keep a finished turn, whose image is the session's current one."""
+        """Keep a finished turn."""
 
     def news(self) -> list[str]:
         """Lines that a person should read, each given once."""

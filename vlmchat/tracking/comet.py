@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmchat.errors import UserError
-from vlmchat.tracking.destination import Destination
+from vlmchat.tracking.destination import Destination, api_key
 from vlmchat.tracking.records import Record
 
 if TYPE_CHECKING:
@@ -117,10 +117,11 @@ class CometExperiment:
     def _why(self, otherwise: str) -> str:
         """The first error that comet_ml reported, else what we know ourselves: one sentence.
 
-        Its later sentences may show all arguments, the API key among them.
+        It likes to show the API key, and in later sentences all arguments.
         """
         reason = self._errors.lines[0] if self._errors.lines else otherwise
-        return reason.split(". ")[0][:LONGEST_REASON]
+        key = api_key()
+        return (reason.replace(key, "...") if key else reason).split(". ")[0][:LONGEST_REASON]
 
     def _start(self, run: Record, destination: Destination) -> Any:
         comet_ml = _import(self._errors)
@@ -131,12 +132,14 @@ class CometExperiment:
             offline_directory=str(self._folder),
             name=f"{run['model']['name']} {run['started']}",
         )
-        return comet_ml.start(
+        experiment = comet_ml.start(
             workspace=destination.workspace,
             project_name=destination.project,
             online=destination.online,
             experiment_config=config,
         )
+        experiment.send_notification = _say_nothing  # its end mails a summary with the login name
+        return experiment
 
     def _run(self, run: Record) -> None:
         model = dict(run["model"])
@@ -199,6 +202,7 @@ def _import(errors: logging.Handler) -> Any:
         COMET_ERROR_TRACKING_ENABLE="false",
         COMET_DISABLE_AUTO_LOGGING="1",
         COMET_DISABLE_ANNOUNCEMENT="1",
+        COMET_INTERNAL_REPORTING="false",
     )
     # The filer is in nobody's way, and the journal keeps the record: fail in seconds, not in 30.
     os.environ.setdefault("COMET_HTTP_SESSION_RETRY_TOTAL", "2")
@@ -209,6 +213,10 @@ def _import(errors: logging.Handler) -> Any:
     logger.handlers[:] = [errors]
     logger.setLevel(logging.ERROR)
     return comet_ml
+
+
+def _say_nothing(*_: Any, **__: Any) -> None:
+    """What stands in place of a method that would tell what nobody asked for."""
 
 
 def _metrics(turn: Record) -> dict[str, float]:

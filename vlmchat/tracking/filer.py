@@ -3,8 +3,7 @@
     python -m vlmchat.tracking.filer [--follow] JOURNAL
 
 It says on stdout, a line each, what a person should know. With `--follow` the chat still goes on:
-each line on stdin says that the journal has grown, and their end that the chat is over. A chat that
-went without its end record was cut off; its journal then stays, to be filed by hand.
+each line on stdin says that the journal has grown, and their end that the chat is over.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ FILED, SAID_WHY, CUT_OFF = 0, 3, 4  # exit codes
 
 
 def start(
-    journal: Path, destination: Destination, follow: bool, said: IO[bytes]
+    journal: Path, destination: Destination, follow: bool, said: IO[bytes] | int
 ) -> subprocess.Popen[bytes]:
-    """A filer for a journal; what it says goes into `said`.
+    """A filer for a journal; what it says goes into `said`, a file or PIPE.
 
     It has no terminal, so that Ctrl-C is not for it. It works in the root folder, where nothing
     lies that Python would import in place of a library, and finds the libraries that we found.
@@ -77,7 +76,8 @@ def _file(records: Iterable[Record], path: Path, follow: bool) -> int:
     """Make the experiment and, once it has ended well, delete the journal.
 
     An archive cannot be looked at before it is whole, so offline the end of the chat is awaited
-    first; a chat that is cut off then leaves its journal and no half an archive beside it.
+    first; a chat that is cut off then leaves its journal, and no archive that nobody was told of.
+    Online all that was written has arrived by then, whatever ended the chat.
     """
     destination = Destination.read()
     if follow and not destination.online:
@@ -88,12 +88,11 @@ def _file(records: Iterable[Record], path: Path, follow: bool) -> int:
     experiment = CometExperiment(_run_record(iterator, path), destination)
     if experiment.url:
         _say(f"Comet experiment: {experiment.url}")
-    last = _send(iterator, experiment)
+    for record in iterator:
+        experiment.log(record)
     archive = experiment.end()
     if archive is not None:
-        _say(f"Comet archive: {archive}; comet upload {archive} sends it")
-    if follow and last != "end":
-        return CUT_OFF
+        _say(f"Comet archive: {archive}; comet upload {shlex.quote(str(archive))} sends it")
     if path.absolute().parent == journal_folder().absolute():
         with suppress(FileNotFoundError):
             path.unlink()
@@ -106,15 +105,6 @@ def _run_record(records: Iterator[Record], path: Path) -> Record:
     if first is None or first["kind"] != "run":
         raise UserError(f"{path} does not begin with a run: give a vlmchat journal")
     return first
-
-
-def _send(records: Iterator[Record], experiment: CometExperiment) -> str:
-    """Log all records; the kind of the last one."""
-    kind = "run"
-    for record in records:
-        kind = record["kind"]
-        experiment.log(record)
-    return kind
 
 
 def _say(line: str) -> None:

@@ -121,7 +121,7 @@ def left_over(folder: Path | None = None) -> list[Path]:
     if sys.platform == "win32":  # without locks there is no telling: file those by hand
         return []
     found = []
-    for path in sorted((folder or journal_folder()).glob("*.jsonl")):
+    for path in _journals(folder or journal_folder()):
         try:
             with path.open("rb") as file:
                 if lock(file, exclusive=True):
@@ -131,13 +131,23 @@ def left_over(folder: Path | None = None) -> list[Path]:
     return found
 
 
+def _journals(folder: Path) -> list[Path]:
+    """The journals of a folder, oldest first; none where it is not there or not ours to read."""
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.endswith(".jsonl"))
+    except OSError:
+        return []
+
+
 def lock(file: IO[bytes], exclusive: bool = False) -> bool:
-    """Hold a file until it is closed, beside others or alone; False where they do not allow it."""
+    """Hold a file until it is closed, beside others or alone; False if somebody else is there.
+
+    Beside others there is at most the moment to wait in which `left_over` tries the file.
+    """
     if sys.platform == "win32":
         return True
-    how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
     except BlockingIOError:
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -13,31 +14,49 @@ from typing import IO, TYPE_CHECKING
 from vlmchat.errors import UserError
 from vlmchat.tracking import filer, records
 from vlmchat.tracking.destination import Destination
-from vlmchat.tracking.journal import Journal, journal_folder
+from vlmchat.tracking.journal import Journal, journal_folder, left_over
 
 if TYPE_CHECKING:
     from vlmchat.session import Session, Turn
 
 PATIENCE = 10.0  # seconds that the end of a chat waits for the filer
+HOW_TO_STOP = "--no-track or /set track off stops it"
 NOT_INSTALLED = "comet_ml is not installed: pip install 'vlmchat[comet]'"
 
 
 class CometTracker:
     """Records turns in a journal, which a filer brings to Comet as they come.
 
-    Nothing is made before the first turn, so that a chat without one leaves no trace. What goes
-    wrong is told once and ends the tracking, never the chat.
+    Its first news is where the record goes, and what was left over by earlier chats. Nothing is
+    made before the first turn, so that a chat without one leaves no trace. What goes wrong is told
+    once and ends the tracking, never the chat.
     """
 
     def __init__(self, destination: Destination, quantize: str = "none") -> None:
         self._destination = destination
         self._quantize = quantize
-        self._news: list[str] = []
         self._journal: Journal | None = None
         self._filer: _Filer | None = None
         self._given_up = False
         self._steps = 0
         self._images: set[str] = set()
+        self._news: list[str] = []
+        if find_spec("comet_ml") is None:
+            self._give_up(UserError(NOT_INSTALLED))
+            return
+        self._news.append(f"tracked with Comet, {self._place()}: {HOW_TO_STOP}")
+        offer = offer_left_over(left_over())
+        self._news += [offer] if offer else []
+
+    def _place(self) -> str:
+        """Where the record goes, for a person."""
+        there = self._destination
+        project = f"project {there.project}"
+        if there.workspace:
+            project += f" of workspace {there.workspace}"
+        if there.online:
+            return project
+        return f"offline for {project}, into {there.offline_folder}"
 
     def record(self, session: Session, turn: Turn) -> None:
         """Write a turn, with its image the first time, and let the filer know."""
@@ -73,25 +92,19 @@ class CometTracker:
             )
 
     def _write(self, session: Session, turn: Turn) -> None:
+        """Write a turn; the first one starts the journal, and then the filer that reads it."""
         if self._journal is None:
-            self._begin(session)
-        assert self._journal is not None
-        assert self._filer is not None
-        picture = session.current
-        if turn.image is not None and picture is not None and picture.key not in self._images:
+            self._journal = Journal()
+            self._journal.append(records.run_record(session, self._quantize))
+        picture = turn.picture
+        if picture is not None and picture.key not in self._images:
             self._journal.append(records.image_record(picture))
             self._images.add(picture.key)
+        self._journal.append(records.turn_record(session, turn, self._steps + 1))
         self._steps += 1
-        self._journal.append(records.turn_record(session, turn, self._steps))
+        if self._filer is None:
+            self._filer = _Filer(self._journal.path, self._destination)
         self._filer.poke()
-
-    def _begin(self, session: Session) -> None:
-        """Start the journal and the filer that reads it."""
-        if find_spec("comet_ml") is None:
-            raise UserError(NOT_INSTALLED)
-        self._journal = Journal()
-        self._journal.append(records.run_record(session, self._quantize))
-        self._filer = _Filer(self._journal.path, self._destination)
 
     def _give_up(self, error: Exception) -> None:
         self._given_up = True
@@ -103,16 +116,35 @@ class CometTracker:
         else:
             why = f"internal error ({type(error).__name__}: {error})"
         self._news.append(f"not tracked from here on: {why}")
+        if self._journal is not None and not self._steps:  # nothing that anybody would file
+            with suppress(OSError):
+                self._journal.path.unlink()
+
+
+def offer_left_over(journals: list[Path]) -> str | None:
+    """The line that says how to file what earlier chats have left; None where that is nothing."""
+    if not journals:
+        return None
+    what = "an earlier chat was" if len(journals) == 1 else f"{len(journals)} earlier chats were"
+    path = journals[0] if len(journals) == 1 else journals[0].parent
+    return f"{what} not filed: vlmchat --track-import {shlex.quote(str(path))} does it"
 
 
 class _Filer:
-    """The filer's process, from the chat's side. What it says goes into a file without a name."""
+    """The filer's process, from the chat's side.
+
+    What it says goes into a file, which it can write to even when the chat has gone, and which has
+    no name, so that it goes with the last of them.
+    """
 
     def __init__(self, journal: Path, destination: Destination) -> None:
         self._journal = journal
-        self._said: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        self._process = filer.start(journal, destination, follow=True, said=self._said)
-        self._read = 0
+        with tempfile.NamedTemporaryFile(delete=False) as said:
+            self._said: IO[bytes] = open(said.name, "rb")  # noqa: SIM115  # with its own position
+            with suppress(PermissionError):  # Windows keeps the name of an open file
+                os.unlink(said.name)
+            self._process = filer.start(journal, destination, follow=True, said=said)
+        self._rest = b""
 
     def poke(self) -> None:
         """Say that the journal has grown. A filer that has ended has said why, or `said` does."""
@@ -137,11 +169,8 @@ class _Filer:
         if self._said.closed:
             return []
         code = self._process.poll()
-        # Its place in the file is ours too, and must not be moved: read from there, without seek.
-        text = os.pread(self._said.fileno(), 2**16, self._read)
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read += len(whole)
-        lines = whole.decode("utf-8", "replace").splitlines()
+        *whole, self._rest = (self._rest + self._said.read()).split(b"\n")
+        lines = [line.decode("utf-8", "replace") for line in whole]
         if code is not None:
             self._said.close()
             if code not in (filer.FILED, filer.SAID_WHY):

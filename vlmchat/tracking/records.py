@@ -73,7 +73,7 @@ def turn_record(session: Session, turn: Turn, step: int) -> Record:
         "step": step,
         "time": _now(),
         "line": turn.line,
-        "image_key": session.current.key if turn.image and session.current else None,
+        "image_key": turn.picture.key if turn.picture else None,
         "input_ids": list(reply.input_ids),
         "attention_mask_shape": mask_shape(reply),
         "settings": _settings(session.settings),
