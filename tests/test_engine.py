@@ -175,6 +175,31 @@ def test_prefixes_are_let_go_least_recently_used_first(folder):
     assert sum(kept.nbytes for kept in engine.kept) <= 2 * each
 
 
+def test_a_kept_prefix_answers_while_another_is_being_computed(folder, engine, monkeypatch):
+    wanted = ask(engine, "answer en what is this", "a").token_ids
+    begun, go_on = threading.Event(), threading.Event()
+    encode = engine.model.encode_image
+
+    def slow(pixels):
+        begun.set()
+        assert go_on.wait(60)
+        return encode(pixels)
+
+    monkeypatch.setattr(engine.model, "encode_image", slow)
+    thread = threading.Thread(target=engine.look, args=(picture("b"), "answer en ?"))
+    thread.start()
+    assert begun.wait(60)
+    back = ask(engine, "answer en what is this", "a")
+    assert thread.is_alive()  # b is still looked at
+    go_on.set()
+    thread.join()
+    assert (back.token_ids, back.timing.image_s) == (wanted, 0.0)
+    fresh = ask(make_engine(folder), "answer en what is this", "b")
+    after = ask(engine, "answer en what is this", "b")
+    assert after.reused_tokens > 0
+    assert after.token_ids == fresh.token_ids
+
+
 def test_without_an_image_the_answer_comes_from_text_alone(engine):
     reply = ask(engine, "answer en what is this", image=None)
     assert (reply.reused_tokens, reply.timing.image_s) == (0, 0.0)

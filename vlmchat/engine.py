@@ -30,7 +30,7 @@ from vlmchat.sampling import Sampler, Sampling
 
 PrefixMode = Literal["kv", "exact"]
 FinishReason = Literal["stop", "length", "cancelled"]
-CACHE_BYTES = 2**30  # for kept prefixes: 220 images of 224 pixels, or 13 of 896, in bfloat16
+CACHE_BYTES = 2**30  # for kept prefixes: 180 images of 224 pixels, or 11 of 896, in bfloat16
 ROOM_STEP = 256  # the working cache grows by whole steps, so that it is seldom made anew
 
 
