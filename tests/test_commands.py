@@ -1,5 +1,6 @@
 """Lines and what they come to: tables of cases, and whole talks with a scripted engine."""
 
+import shutil
 import subprocess
 import sys
 
@@ -267,6 +268,15 @@ TALK = [
 
 def test_a_talk_about_images(session):
     assert [(line, say(session, line)) for line, _ in TALK] == TALK
+
+
+def test_a_copy_under_another_name_is_listed_and_chosen_apart(session, folder):
+    shutil.copyfile(folder / "cat.png", folder / "copy.png")
+    assert say(session, "/image cat.png") == "[1] cat.png 64x48"
+    assert say(session, "/image copy.png") == "[2] copy.png 64x48"
+    assert say(session, "/images") == "  [1] cat.png 64x48\n* [2] copy.png 64x48"
+    assert say(session, "/image") == "image: [2] copy.png 64x48"
+    assert say(session, "/image cat.png") == "[1] cat.png 64x48"
 
 
 def test_image_alone_names_one_that_failed(session):

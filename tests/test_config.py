@@ -1,6 +1,7 @@
 """Published configs give their effective values; damaged ones give one line."""
 
 import json
+import os
 
 import pytest
 
@@ -100,6 +101,23 @@ def test_a_damaged_config_is_refused_in_one_line(path, key, value, message):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(caught.value).count(": ") >= 2  # where: what: what to do
+
+
+def test_null_means_left_out():
+    raw = published()
+    raw["text_config"] |= {"head_dim": None, "rope_theta": None, "attention_bias": None}
+    raw["vision_config"] |= {"image_size": None, "hidden_act": None}
+    raw |= {"pad_token_id": None, "torch_dtype": None}
+    without_them = published()
+    del without_them["torch_dtype"]
+    assert ModelConfig.from_dict(raw) == ModelConfig.from_dict(without_them)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_place_of_the_config_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        ModelConfig.from_folder(tmp_path)
 
 
 @pytest.mark.parametrize(

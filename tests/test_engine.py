@@ -25,14 +25,20 @@ def picture(name: str = "a") -> Picture:
     return Picture(name=f"{name}.png", image=Image.new("RGB", (40, 30), (shade, 90, 200)), key=name)
 
 
+def write_checkpoint(folder, spare_rows: int) -> None:
+    """A tiny PaliGemma, and a tokenizer of Gemma's construction that fills its table but for some.
+
+    With -1 spare rows there is none for the image token, as in tables of 257152 rows.
+    """
+    image_id = save_tokenizer(folder).token_to_id("<image>")
+    config = tiny_config(rows=image_id + 1 + spare_rows, image_id=image_id)
+    reference_model(config, seed=3).save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny PaliGemma with a tokenizer of Gemma's construction."""
     folder = tmp_path_factory.mktemp("engine")
-    tokenizer = save_tokenizer(folder)
-    image_id = tokenizer.token_to_id("<image>")
-    config = tiny_config(rows=image_id + 1 + 7, image_id=image_id)
-    reference_model(config, seed=3).save_pretrained(folder)
+    write_checkpoint(folder, spare_rows=7)
     return folder
 
 
@@ -67,7 +73,8 @@ def drawn_logits(engine, prompt, answer, blocks) -> torch.Tensor:
     mask = block_mask(blocks, len(answer))
     hidden = model.text(x, torch.arange(x.shape[1]), mask)[0]
     logits = model.text.logits(hidden)[len(ids) - 1 : -1]
-    logits[:, [model.config.image_token_id, model.config.bos_id, model.config.pad_id]] = -torch.inf
+    logits[:, [model.config.bos_id, model.config.pad_id]] = -torch.inf
+    logits[:, model.config.image_token_id :] = -torch.inf
     logits[:, processor.tokenizer.size :] = -torch.inf
     return logits
 
@@ -168,6 +175,31 @@ def test_prefixes_are_let_go_least_recently_used_first(folder):
     assert sum(kept.nbytes for kept in engine.kept) <= 2 * each
 
 
+def test_a_kept_prefix_answers_while_another_is_being_computed(folder, engine, monkeypatch):
+    wanted = ask(engine, "answer en what is this", "a").token_ids
+    begun, go_on = threading.Event(), threading.Event()
+    encode = engine.model.encode_image
+
+    def slow(pixels):
+        begun.set()
+        assert go_on.wait(60)
+        return encode(pixels)
+
+    monkeypatch.setattr(engine.model, "encode_image", slow)
+    thread = threading.Thread(target=engine.look, args=(picture("b"), "answer en ?"))
+    thread.start()
+    assert begun.wait(60)
+    back = ask(engine, "answer en what is this", "a")
+    assert thread.is_alive()  # b is still looked at
+    go_on.set()
+    thread.join()
+    assert (back.token_ids, back.timing.image_s) == (wanted, 0.0)
+    fresh = ask(make_engine(folder), "answer en what is this", "b")
+    after = ask(engine, "answer en what is this", "b")
+    assert after.reused_tokens > 0
+    assert after.token_ids == fresh.token_ids
+
+
 def test_without_an_image_the_answer_comes_from_text_alone(engine):
     reply = ask(engine, "answer en what is this", image=None)
     assert (reply.reused_tokens, reply.timing.image_s) == (0, 0.0)
@@ -235,6 +267,17 @@ def test_control_tokens_and_unused_rows_are_never_drawn(engine):
     ruled_out = {config.image_token_id, config.bos_id, config.pad_id}
     ruled_out |= set(range(engine.processor.tokenizer.size, config.text.vocab_size))
     assert set((logits == -torch.inf).nonzero().flatten().tolist()) == ruled_out
+
+
+@pytest.mark.parametrize("mode", ["exact", "kv"])
+def test_a_table_without_a_row_for_the_image_token_answers_too(tmp_path, mode):
+    write_checkpoint(tmp_path, spare_rows=-1)
+    engine = make_engine(tmp_path)
+    assert engine.config.text.vocab_size == engine.config.image_token_id
+    reply = ask(engine, "answer en what is this", mode=mode)
+    prompt, blocks = reply.prompt, blocks_of(engine, reply.prompt, mode)
+    logits = drawn_logits(engine, prompt, reply.token_ids, blocks)
+    assert logits.argmax(-1).tolist() == list(reply.token_ids)
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(folder):

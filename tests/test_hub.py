@@ -111,6 +111,15 @@ def test_a_folder_that_is_no_checkpoint(names, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", refuse)
+    with pytest.raises(HubError, match="Permission denied: check who may read the folder"):
+        resolve(tmp_path)
+
+
 def test_safetensors_beside_pickles_are_fine(tmp_path):
     folder = checkpoint(tmp_path / "both", (*FILES, "pytorch_model.bin"))
     assert resolve(folder) == folder

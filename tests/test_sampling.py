@@ -117,6 +117,15 @@ def test_half_precision_scores_are_read_in_float32():
     assert {sampler.pick(logits)[0] for _ in range(100)} <= {0, 1, 2, 3, 4, 6}
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1, top_k=2, top_p=0.5)])
+@pytest.mark.parametrize("useless", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_refused_rather_than_answered(sampling, useless):
+    logits = LOGITS.clone()
+    logits[2] = useless
+    with pytest.raises(UserError, match=r"scores are no numbers: .* --dtype bfloat16 or float32$"):
+        Sampler(sampling).pick(logits)
+
+
 def test_the_scores_are_left_as_they_were():
     logits = LOGITS.clone()
     Sampler(Sampling(temperature=0.7, top_k=2, top_p=0.5, seed=0)).pick(logits)

@@ -29,16 +29,25 @@ def answer(session, text, **kwargs):
     return list(session.ask(session.prompt_for(text), text, **kwargs))
 
 
-def test_images_are_numbered_and_known_content_keeps_its_number(folder):
+def test_images_are_numbered_and_a_known_one_keeps_its_number(folder):
     session = Session(ScriptedEngine())
     assert session.add_image(folder / "cat.png") == 1
     assert session.add_image(folder / "dog.png") == 2
     assert session.current.size == (30, 90)
-    assert session.add_image(folder / "copy.png") == 1
+    assert session.add_image(folder / "cat.png") == 1
     assert session.current is session.pictures[0]
     assert [picture.size for picture in session.pictures] == [(64, 48), (30, 90)]
     session.select(2)
     assert session.current is session.pictures[1]
+
+
+def test_a_copy_under_another_name_is_an_image_of_its_own_with_the_same_key(folder):
+    session = Session(ScriptedEngine("a cat"))
+    session.add_image(folder / "cat.png")
+    assert session.add_image(folder / "copy.png") == 2
+    assert answer(session, "what is this")[-1].text == "a cat"
+    assert session.turns[0].image == "copy.png"
+    assert session.pictures[0].key == session.pictures[1].key  # what is kept serves both
 
 
 def test_bytes_load_under_the_name_that_is_given(folder):

@@ -101,6 +101,8 @@ class ModelConfig:
         """Read `config.json` in `folder`; raise ConfigError when it is missing or damaged."""
         path = folder / "config.json"
         try:
+            if not path.is_file():  # a pipe would be waited for
+                raise FileNotFoundError
             if path.stat().st_size > MAX_CONFIG_BYTES:
                 raise ConfigError(f"{path}: larger than 1 MB: this is no model configuration")
             raw = json.loads(path.read_text(encoding="utf-8"))
@@ -130,7 +132,9 @@ class ModelConfig:
                 "the projector must end at the decoder's width"
             )
         # Re-saves by newer libraries use the second name of each pair.
-        image_key = "image_token_index" if "image_token_index" in top.raw else "image_token_id"
+        image_key = "image_token_index"
+        if image_key not in top.raw and "image_token_id" in top.raw:
+            image_key = "image_token_id"
         dtype = top.raw.get("torch_dtype", top.raw.get("dtype"))
         return cls(
             vision=vision,
@@ -153,14 +157,17 @@ class ModelConfig:
 
 
 class _Section:
-    """One JSON object of the config and the prefix that names its keys in messages."""
+    """One JSON object of the config and the prefix that names its keys in messages.
+
+    A key that is null counts as left out, which is how newer libraries write some of them.
+    """
 
     def __init__(self, prefix: str, raw: object) -> None:
         if not isinstance(raw, Mapping):
             where = prefix.rstrip(".") or "the file"
             raise ConfigError(f"config.json: {where} is not an object: use a PaliGemma config.json")
         self.prefix = prefix
-        self.raw: Mapping[str, Any] = raw
+        self.raw: Mapping[str, Any] = {k: v for k, v in raw.items() if v is not None}
 
     def fail(self, key: str, problem: str) -> ConfigError:
         return ConfigError(

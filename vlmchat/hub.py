@@ -44,7 +44,10 @@ def _checked(folder: Path) -> Path:
     """`folder`, if it looks like a checkpoint."""
     if not folder.is_dir():
         raise HubError(f"{folder}: a file: give the folder that holds config.json and the weights")
-    names = {path.name for path in folder.iterdir()}
+    try:
+        names = set(os.listdir(folder))
+    except OSError as error:
+        raise HubError(f"{folder}: {error.strerror}: check who may read the folder") from error
     has_weights = any(name.endswith(".safetensors") for name in names)
     if not has_weights and any(name.endswith(PICKLES) for name in names):
         raise HubError(

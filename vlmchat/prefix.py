@@ -55,36 +55,46 @@ class PrefixStore:
     """Prefixes by key, the least recently used let go first when they outgrow a byte budget.
 
     Safe to use from several threads: a prefix is computed once, by whoever asks first, and is kept
-    only when it is whole.
+    only when it is whole. One that is kept can be had while another is being computed.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._kept: OrderedDict[PrefixKey, ImagePrefix] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for a moment, around `_kept`
+        self._computing = threading.Lock()  # held for as long as a prefix takes
 
     def get(self, key: PrefixKey, compute: Callable[[], ImagePrefix]) -> tuple[ImagePrefix, float]:
         """The prefix under `key`, and the seconds it took to compute now (0 where it was kept)."""
-        with self._lock, torch.inference_mode():
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key], 0.0
+        prefix = self._find(key)
+        if prefix is not None:
+            return prefix, 0.0
+        with self._computing, torch.inference_mode():
+            prefix = self._find(key)  # another thread may have computed it meanwhile
+            if prefix is not None:
+                return prefix, 0.0
             started = perf_counter()
             prefix = compute()
-            self._kept[key] = prefix
-            self._evict()
+            self._keep(key, prefix)
             return prefix, perf_counter() - started
+
+    def _find(self, key: PrefixKey) -> ImagePrefix | None:
+        """The prefix under `key`, which is now the most recently used, if it is kept."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _keep(self, key: PrefixKey, prefix: ImagePrefix) -> None:
+        """Keep it, and let the oldest go until the rest fits; the newest always stays."""
+        with self._lock:
+            self._kept[key] = prefix
+            held = sum(each.nbytes for each in self._kept.values())
+            while len(self._kept) > 1 and held > self.budget:
+                _, oldest = self._kept.popitem(last=False)
+                held -= oldest.nbytes
 
     def items(self) -> list[tuple[PrefixKey, ImagePrefix]]:
         """All that is kept, least recently used first."""
-        return list(self._kept.items())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that all of it takes."""
-        return sum(prefix.nbytes for _, prefix in self.items())
-
-    def _evict(self) -> None:
-        """Let the oldest go until the rest fits; the newest always stays."""
-        while len(self._kept) > 1 and self.nbytes > self.budget:
-            self._kept.popitem(last=False)
+        with self._lock:
+            return list(self._kept.items())

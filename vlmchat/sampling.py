@@ -55,8 +55,10 @@ class Sampler:
     def pick(self, logits: Tensor) -> tuple[int, float]:
         """Choose from logits (V,): the token, and its log-probability in the model's own terms.
 
-        That is before temperature, top-k and top-p: how likely the model found it.
+        That is before temperature, top-k and top-p: how likely the model found it. Raises UserError
+        where the scores are no numbers.
         """
+        _refuse_useless(logits)
         logprobs = logits.float().log_softmax(-1)
         if self.sampling.temperature == 0:
             token = int(logits.argmax())
@@ -65,6 +67,15 @@ class Sampler:
             kept = restrict((logits.float() - logits.max()) / temperature, self.sampling)
             token = int(torch.multinomial(kept.softmax(-1), 1, generator=self._generator))
         return token, float(logprobs[token])
+
+
+def _refuse_useless(logits: Tensor) -> None:
+    """Raise UserError unless the highest score is a number: one NaN among them makes it NaN."""
+    if not bool(logits.max().isfinite()):
+        raise UserError(
+            "the model's scores are no numbers: its weights are damaged, or float16 is too narrow "
+            "for them: download them again, or use --dtype bfloat16 or float32"
+        )
 
 
 def restrict(logits: Tensor, sampling: Sampling) -> Tensor:

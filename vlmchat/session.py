@@ -115,7 +115,7 @@ class Session:
         self.looked: Scene | None = None
 
     def add_image(self, source: Path | str | bytes, name: str | None = None) -> int:
-        """Load an image, make it current and return its number; known content keeps its number.
+        """Load an image, make it current and return its number; a known image keeps its number.
 
         `source` is a path or the bytes of a file, `name` what to call it.
         Raises ImageError. The image counts as failed from the first moment, so that whatever
@@ -126,11 +126,11 @@ class Session:
         source = Path(source) if isinstance(source, str) else source
         self.fail_image(name or (source.name if isinstance(source, Path) else "the image"))
         picture = load_picture(source, name)
-        keys = [known.key for known in self.pictures]
-        if picture.key not in keys:
+        known = [(each.key, each.name) for each in self.pictures]
+        if (picture.key, picture.name) not in known:
             self.pictures.append(picture)
-            keys.append(picture.key)
-        number = keys.index(picture.key) + 1
+            known.append((picture.key, picture.name))
+        number = known.index((picture.key, picture.name)) + 1
         self.select(number)
         return number
 

@@ -74,6 +74,8 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("not a file")
         if path.stat().st_size > MAX_INDEX_BYTES:
             raise ValueError("larger than 20 MB")
         raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)

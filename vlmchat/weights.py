@@ -118,7 +118,15 @@ def model_name(name: str) -> str | None:
     return name
 
 
-_PARTS = (
+def published_name(name: str) -> str:
+    """The name that a parameter of the model has in the published checkpoints."""
+    for prefix, part in _PARTS:
+        if name.startswith(part):
+            return prefix + name.removeprefix(part)
+    return name
+
+
+_PARTS = (  # of the model's parts, the first prefix is the published one
     ("language_model.model.", "text."),
     ("language_model.", "text."),
     ("vision_tower.vision_model.", "vision."),
@@ -176,7 +184,7 @@ def _compare(entries: dict[str, Entry], config: ModelConfig) -> None:
         wanted = {name: tuple(p.shape) for name, p in PaliGemma(config).state_dict().items()}
     if extra := [entry.name for name, entry in entries.items() if name not in wanted]:
         raise WeightsError(f"{listed(extra)} not part of this model: use a PaliGemma checkpoint")
-    if missing := [name for name in wanted if name not in entries]:
+    if missing := [published_name(name) for name in wanted if name not in entries]:
         raise WeightsError(f"{listed(missing)} missing: download the checkpoint again")
     for name, shape in wanted.items():
         entry = entries[name]

@@ -9,7 +9,6 @@ in true memory: 5.8 GB in bfloat16, written in about a minute.
 
 import argparse
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from vlmchat.config import ModelConfig
 from vlmchat.model.paligemma import PaliGemma
+from vlmchat.weights import published_name
 
 WORDS = 256_000  # ids below this are text; then 1024 places, 128 mask codes, and the image
 SHARDS = 3
@@ -60,13 +60,6 @@ def published_config(image_size: int, dtype: str) -> dict:
         "vision_config": vision,
         "vocab_size": 257216,
     }
-
-
-def published_name(name: str) -> str:
-    """The published name of one of our parameters."""
-    name = re.sub(r"^text\.", "language_model.model.", name)
-    name = re.sub(r"^vision\.", "vision_tower.vision_model.", name)
-    return re.sub(r"^projector\.", "multi_modal_projector.", name)
 
 
 def random_tensors(config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:

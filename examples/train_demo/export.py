@@ -10,20 +10,10 @@ from examples.train_demo.card import card
 from examples.train_demo.evaluate import Report
 from examples.train_demo.learner import Learner, Progress
 from vlmchat.config import ModelConfig
+from vlmchat.weights import published_name
 
 MOST_BYTES = 16_000_000  # of the weights: the package carries them
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
-PUBLISHED = {
-    "text": "language_model.model",
-    "vision": "vision_tower.vision_model",
-    "projector": "multi_modal_projector",
-}
-
-
-def published_name(name: str) -> str:
-    """The name that a parameter of the model has in a published PaliGemma."""
-    part, rest = name.split(".", maxsplit=1)
-    return f"{PUBLISHED[part]}.{rest}"
 
 
 def export(run: Path, learner: Learner, folder: Path) -> None:

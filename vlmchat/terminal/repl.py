@@ -175,7 +175,7 @@ class Warmer:
         picture = self._session.current
         if picture is not None and picture.key != self._key:
             thread = threading.Thread(target=self._warm, daemon=True)
-            self._threads.append(thread)
+            self._threads = [each for each in self._threads if each.is_alive()] + [thread]
             thread.start()
         self._key = None if picture is None else picture.key
 

@@ -34,17 +34,17 @@ def current(session: Session) -> str:
         return f"none: {session.failed} could not be loaded"
     if session.current is None:
         return "none"
-    number = 1 + [each.key for each in session.pictures].index(session.current.key)
-    return picture(number, session.current)
+    current = session.current
+    number = next(n for n, each in enumerate(session.pictures, 1) if each is current)
+    return picture(number, current)
 
 
 def pictures(session: Session) -> str:
     """All loaded images, a star before the current one."""
     if not session.pictures:
         return "no images yet: /image PATH loads one"
-    chosen = None if session.current is None else session.current.key
     return "\n".join(
-        f"{'*' if each.key == chosen else ' '} {picture(number, each)}"
+        f"{'*' if each is session.current else ' '} {picture(number, each)}"
         for number, each in enumerate(session.pictures, 1)
     )
 
