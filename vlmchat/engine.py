@@ -24,6 +24,7 @@ from vlmchat.images import Picture
 from vlmchat.model.cache import KVCache
 from vlmchat.model.masks import block_mask
 from vlmchat.model.paligemma import PaliGemma
+from vlmchat.packing import parameter_count, weight_bytes
 from vlmchat.prefix import ImagePrefix, Kept, PrefixStore
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampler, Sampling
@@ -109,12 +110,12 @@ class Engine:
     @property
     def parameters(self) -> int:
         """How many numbers the model has learnt."""
-        return sum(p.numel() for p in self.model.parameters())
+        return parameter_count(self.model)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes that those numbers take."""
-        return sum(p.nbytes for p in self.model.parameters())
+        return weight_bytes(self.model)
 
     @property
     def kept(self) -> tuple[Kept, ...]:

@@ -3,13 +3,15 @@
 Only headers are read at first. Names and shapes are compared with the model that `config.json`
 describes, built on the meta device, before anything large is allocated. Then the tensors come in:
 on the CPU, in the dtype of the file, as views of the memory-mapped file (no copy at all); otherwise
-piece by piece, so that never more than one piece exists twice.
+piece by piece, so that never more than one piece exists twice. Layers that `vlmchat.packing` put in
+place take their weights one after another, so that never more than one layer exists twice.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,7 +19,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vlmchat.config import ModelConfig
+from vlmchat.model.linear import FastLinear
 from vlmchat.model.paligemma import PaliGemma
+from vlmchat.packing import place
 from vlmchat.shards import Entry, WeightsError, headers, listed, pieces
 
 EMBEDDINGS = "text.embed_tokens.weight"
@@ -76,26 +80,30 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    *,
+    fast: bool = True,
 ) -> PaliGemma:
-    """Build the model from the files, in `dtype` (None: the file's) on `device`, ready to run."""
+    """Build the model from the files, in `dtype` (None: the file's) on `device`, ready to run.
+
+    `fast` lets `vlmchat.packing` replace the decoder's linear layers where it can.
+    """
     dtype = dtype or checkpoint.dtype
     device = torch.device(device)
     with torch.device("meta"):
         model = PaliGemma(checkpoint.config)
-    in_place = {
-        name: entry
-        for name, entry in checkpoint.entries.items()
-        if device.type == "cpu" and entry.dtype == dtype
-    }
-    moved = {n: e for n, e in checkpoint.entries.items() if n not in in_place}
+        placed = place(model, device, dtype) if fast else {}
+    packed = {name: checkpoint.entries[name] for name in placed}
+    kept = {n: e for n, e in checkpoint.entries.items() if n not in placed or n == EMBEDDINGS}
+    in_place = {n: e for n, e in kept.items() if device.type == "cpu" and e.dtype == dtype}
+    moved = {n: e for n, e in kept.items() if n not in in_place}
     state = {name: torch.empty(e.shape, dtype=dtype, device=device) for name, e in moved.items()}
+    state |= dict(_mapped(in_place))
+    work = sum(entry.nbytes for entry in (*moved.values(), *packed.values()))
     done = 0
-    for name, entry, tensor in _mapped(in_place):
-        state[name] = tensor
-        done += entry.nbytes
-    for done_here in _fill(state, moved):
+    for step in chain(_fill(state, moved), _pack(placed, packed, dtype)):
+        done += step
         if progress is not None:
-            progress(done + done_here, checkpoint.nbytes)
+            progress(done, work)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -195,21 +203,33 @@ def _compare(entries: dict[str, Entry], config: ModelConfig) -> None:
             )
 
 
-def _mapped(entries: dict[str, Entry]) -> Iterator[tuple[str, Entry, Tensor]]:
+def _mapped(entries: dict[str, Entry]) -> Iterator[tuple[str, Tensor]]:
     """Tensors as views of their memory-mapped files; pages come in when they are first used."""
     for file in sorted({entry.file for entry in entries.values()}):
         with safe_open(file, framework="pt") as opened:
             for name, entry in entries.items():
                 if entry.file == file:
-                    yield name, entry, opened.get_tensor(entry.name)
+                    yield name, opened.get_tensor(entry.name)
 
 
 def _fill(state: dict[str, Tensor], entries: dict[str, Entry]) -> Iterator[int]:
-    """Copy each entry into its tensor of `state`, piece by piece; yield the bytes done so far."""
-    done = 0
+    """Copy each entry into its tensor of `state`, piece by piece; yield the bytes of each."""
     for name, entry in entries.items():
         for start, piece in pieces(entry):
             target = state[name]
             target[start : start + len(piece)] = piece
-            done += piece.nbytes
-            yield done
+            yield piece.nbytes
+
+
+def _pack(
+    placed: dict[str, FastLinear], entries: dict[str, Entry], dtype: torch.dtype
+) -> Iterator[int]:
+    """Give each placed layer its weights; yield the bytes of each.
+
+    The file is opened anew for each, so that the pages of those before are given back.
+    """
+    for name, layer in placed.items():
+        entry = entries[name]
+        with safe_open(entry.file, framework="pt") as opened:
+            layer.fill(opened.get_tensor(entry.name).to(dtype))
+        yield entry.nbytes

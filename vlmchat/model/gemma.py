@@ -133,13 +133,21 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+class TiedEmbedding(nn.Embedding):
+    """One table read both ways: rows for ids, and scores for hidden states."""
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Hidden states (…, D) -> scores (…, V): how much each row looks like them."""
+        return F.linear(hidden, self.weight)
+
+
 class GemmaDecoder(nn.Module):
     """Embeddings (B, T, D) -> hidden states (B, T, D) -> logits (B, T, V)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = TiedEmbedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(layer) for layer in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -174,4 +182,4 @@ class GemmaDecoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (…, D) -> scores (…, V) of the next token: the head is the table itself."""
-        return F.linear(hidden, self.embed_tokens.weight)
+        return self.embed_tokens.scores(hidden)

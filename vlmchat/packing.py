@@ -1,0 +1,69 @@
+"""The one place that replaces layers: the decoder's linear layers by faster ones, while it loads.
+
+The model's text knows nothing of this. `place` puts empty fast layers into a model that is still on
+the meta device, `fill` gives them their weights one at a time: beside what is packed already, no
+more than one layer is ever in memory twice.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import nn
+
+from vlmchat.model.linear import FastLinear, FastTiedEmbedding, PackedLinear, packs
+from vlmchat.model.paligemma import PaliGemma
+
+Quantize = Literal["none", "int8", "int4"]
+
+
+def place(model: PaliGemma, device: torch.device, dtype: torch.dtype) -> dict[str, FastLinear]:
+    """Replace the decoder's linear layers and head; the new ones by the name of their weight.
+
+    The head's name is that of the table, which stays where it is. Empty where nothing is gained.
+    """
+    if not packs(device, dtype):
+        return {}
+    placed: dict[str, FastLinear] = {}
+    for parent, name, path in list(_linear_layers(model)):
+        layer = getattr(parent, name)
+        placed[f"{path}.weight"] = PackedLinear(layer.in_features, layer.out_features)
+        setattr(parent, name, placed[f"{path}.weight"])
+    table = model.text.embed_tokens
+    head = PackedLinear(table.embedding_dim, table.num_embeddings)
+    model.text.embed_tokens = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head)
+    return {"text.embed_tokens.weight": head, **placed}  # the largest first, while there is room
+
+
+def _linear_layers(model: PaliGemma) -> Iterator[tuple[nn.Module, str, str]]:
+    """Each linear layer of the decoder: the module that holds it, its name there, its full name."""
+    for path, module in model.named_modules():
+        if not path.startswith("text.layers."):
+            continue
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                yield module, name, f"{path}.{name}"
+
+
+def parameter_count(model: PaliGemma) -> int:
+    """How many numbers the model has learnt, in layers of whatever kind; a tied head is none."""
+    layers = [layer for layer in _fast_layers(model) if layer is not _fast_head(model)]
+    return sum(p.numel() for p in model.parameters()) + sum(
+        layer.inputs * layer.outputs for layer in layers
+    )
+
+
+def weight_bytes(model: PaliGemma) -> int:
+    """Bytes that are read for those numbers; beside a fast head the table is only looked up in."""
+    looked_up = model.text.embed_tokens.weight.nbytes if _fast_head(model) else 0
+    layers = sum(layer.nbytes for layer in _fast_layers(model))
+    return sum(p.nbytes for p in model.parameters()) - looked_up + layers
+
+
+def _fast_layers(model: PaliGemma) -> list[FastLinear]:
+    return [module for module in model.modules() if isinstance(module, FastLinear)]
+
+
+def _fast_head(model: PaliGemma) -> FastLinear | None:
+    table = model.text.embed_tokens
+    return table.head if isinstance(table, FastTiedEmbedding) else None
