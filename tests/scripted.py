@@ -3,7 +3,8 @@
     engine = ScriptedEngine("a cat", "two words")
     session = Session(engine)
 
-Each `stream` takes the next answer and gives it word by word; every call is kept in `calls`.
+Each `stream` takes the next answer and gives it word by word; every call is kept in `calls`, and
+the prompts that were asked together in `batches`.
 An exception in the queue is raised in place of an answer.
 `pause_after = n` makes the next answer wait behind its n-th token until `cancelled()` is true or
 `go` is set, so that a test can press Ctrl-C in mid-answer; `paused` is set while it waits.
@@ -51,6 +52,7 @@ class ScriptedEngine:
         self.weight_bytes = 4_938_268
         self.answers: deque[str | BaseException] = deque(answers)
         self.calls: list[Call] = []
+        self.batches: list[list[str]] = []
         self.looks: list[tuple[str, str, str]] = []
         self.pause_after: int | None = None
         self.paused = threading.Event()
@@ -108,6 +110,12 @@ class ScriptedEngine:
             pieces.append(Piece(text="", token_id=END, logprob=-0.25))
             yield pieces[-1]
         yield _reply(prompt, pieces, reason, mode, reused)
+
+    def stream_together(
+        self, prompts: list[str], picture: Picture | None, sampling: Sampling, mode: str
+    ) -> list[Iterator[Piece | Reply]]:
+        self.batches.append(list(prompts))
+        return [self.stream(prompt, picture, sampling, mode) for prompt in prompts]
 
     def _wait(self, cancelled: Callable[[], bool]) -> None:
         """Hold the answer, so long as a test may reasonably take to act."""

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.scripted import ScriptedEngine
+from vlmchat.errors import UserError
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session, Settings
 from vlmchat.terminal import batch
@@ -181,3 +182,104 @@ def test_an_interrupt_and_a_closed_output_end_the_program(session, engine):
 
     with pytest.raises(OutputError):
         batch.run(["what ?"], session, Screen(Closed(), io.StringIO()))
+
+
+def carry_out_together(session, *lines, size=8, **how):
+    """The exit code, stdout and stderr of some lines whose questions are asked in batches."""
+    screen = Screen(io.StringIO(), io.StringIO(), **how)
+    code = batch.run(lines, session, screen, size)
+    return code, screen.out.getvalue(), screen.err.getvalue()
+
+
+LINES = [
+    "cat.png what is it\n",
+    "which colour\n",
+    "\n",
+    "/detect cat\n",
+    "/caption xx11\n",
+    "/nope\n",
+    "/image dog.png\n",
+    "first\n",
+    "/set max-tokens 1\n",
+    "/caption\n",
+    "caption de\n",
+    "/image no.png\n",
+    "not answered\n",
+    "nor this\n",
+    "/image none\n",
+    "from text\n",
+    "/raw more text\n",
+    "/retry\n",
+    "/quit\n",
+    "never\n",
+]
+BATCHES = [
+    ["answer en which colour", "detect cat"],
+    ["caption en", "caption de"],
+    ["answer en from text", "more text"],
+]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_batches_change_nothing_in_what_is_written(folder, as_json):
+    transcripts = []
+    for size in (1, 2, 8):
+        engine = ScriptedEngine(*(f"answer {number}" for number in range(9)))
+        session = Session(engine)
+        transcripts.append(carry_out_together(session, *LINES, size=size, as_json=as_json))
+        assert engine.batches == ([] if size == 1 else BATCHES)
+        assert [turn.line for turn in session.turns] == [
+            *("what is it", "which colour", "/detect cat", "first", "/caption", "caption de"),
+            *("from text", "/raw more text", "/raw more text"),
+        ]
+    assert transcripts[0] == transcripts[1] == transcripts[2]
+    assert transcripts[0][0] == 1
+    answers = [f"answer {number}" for number in range(3)]
+    answers += ["answer 3", "answer", "answer", "answer", "answer", "answer"]
+    if not as_json:
+        assert transcripts[0][1] == "\n".join(answers) + "\n"
+
+
+def test_a_batch_is_full_at_its_size(session, engine):
+    engine.enqueue(*"abcde")
+    assert carry_out_together(session, *"vwxyz", size=2)[1] == "a\nb\nc\nd\ne\n"
+    assert [len(prompts) for prompts in engine.batches] == [2, 2]  # and one alone
+
+
+def test_one_failing_answer_of_a_batch_costs_no_other(session, engine):
+    engine.enqueue("a", RuntimeError("a bug"), UserError("too long: ask less"), "d")
+    code, out, err = carry_out_together(session, "/image cat.png", *"wxyz")
+    assert (code, out) == (1, "a\nd\n")
+    assert [line.split(":")[1].strip() for line in err.splitlines()[1:]] == [
+        "internal error (RuntimeError",
+        "too long",
+    ]
+    assert len(engine.batches[0]) == 4
+
+
+def test_a_batch_does_not_wait_for_lines_that_are_not_there(session, engine):
+    engine.enqueue(*"abcde")
+    there = iter([True, False, True, True, False])
+    screen = Screen(io.StringIO(), io.StringIO())
+    batch.run(iter("vwxyz"), session, screen, 8, lambda: next(there))
+    assert screen.out.getvalue() == "a\nb\nc\nd\ne\n"
+    assert [len(prompts) for prompts in engine.batches] == [2, 3]
+
+
+def test_each_image_has_batches_of_its_own(session, engine):
+    engine.enqueue(*"abcd")
+    numbers = [session.add_image(Path(name)) for name in ("cat.png", "dog.png")]
+    screen = Screen(io.StringIO(), io.StringIO())
+    assert batch.run_each(["what ?", "caption en"], numbers, session, screen, 8) == 0
+    assert screen.out.getvalue() == "a\nb\nc\nd\n"
+    assert engine.batches == [["answer en what ?", "caption en"]] * 2
+    assert [call.image for call in engine.calls] == ["cat.png", "cat.png", "dog.png", "dog.png"]
+
+
+def test_an_interrupt_ends_a_batch(session, engine):
+    engine.enqueue("one", KeyboardInterrupt(), "three")
+    screen = Screen(io.StringIO(), io.StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        batch.run(["what ?", "why ?", "where ?"], session, screen, 8)
+    assert screen.out.getvalue() == "one\n"
+    assert len(session.turns) == 1

@@ -147,6 +147,15 @@ def test_piped_lines_are_answered(load, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.parametrize("lines", [["--ask", "one", "--ask", "two"], []])
+def test_questions_are_answered_in_batches(load, monkeypatch, capsys, lines):
+    pipe(monkeypatch, b"one\ntwo\n")
+    load.engine.enqueue("a", "b")
+    assert main(["--image", "cat.png", "--batch-size", "4", *lines]) == 0
+    assert capsys.readouterr() == ("a\nb\n", "")
+    assert load.engine.batches == [["answer en one", "answer en two"]]
+
+
 def test_an_image_can_come_from_stdin(load, monkeypatch, capsys, folder):
     pipe(monkeypatch, (folder / "cat.png").read_bytes())
     load.engine.enqueue("a cat")
@@ -189,6 +198,7 @@ WRONG = [
     (["--image"], "requires an argument"),
     (["--max-tokens", "0"], "--max-tokens"),
     (["--max-tokens", "many"], "--max-tokens"),
+    (["--batch-size", "0"], "--batch-size"),
     (["--temperature", "-1"], "--temperature"),
     (["--temperature", "nan"], "--temperature"),
     (["--temperature", "inf"], "--temperature"),
@@ -293,6 +303,15 @@ def test_the_module_runs_as_a_program():
 def test_a_broken_pipe_ends_quietly():
     ran = run("yes what | chat --quiet | head -n 1; echo ${PIPESTATUS[1]}")
     assert (ran.stdout, ran.stderr) == ("you asked: answer en what !\n0\n", "")
+
+
+def test_a_slow_pipe_is_not_waited_for():
+    command = (
+        "(echo one; read -r _ <&3; echo two) | chat --quiet --batch-size 8 "
+        "| { read -r line; echo $line; echo go >&3; cat; }"
+    )
+    ran = run(f"mkfifo pipe; exec 3<>pipe; {command}", timeout=60)
+    assert ran.stdout == "you asked: answer en one !\nyou asked: answer en two !\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

@@ -11,7 +11,16 @@ from tests.scripted import ScriptedEngine
 from vlmchat.errors import UserError
 from vlmchat.images import ImageError
 from vlmchat.session import Session
-from vlmchat.terminal.commands import COMMANDS, Ask, CommandError, Quit, Say, find, run
+from vlmchat.terminal.commands import (
+    COMMANDS,
+    Ask,
+    CommandError,
+    Quit,
+    Say,
+    find,
+    only_asks,
+    run,
+)
 
 ALL_NAMES = [name for command in COMMANDS for name in command.names]
 
@@ -455,3 +464,22 @@ def test_importing_the_commands_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+ONLY_ASKING = ["what is it", "caption en", "/ask cat.png", "/DETECT cat", "/raw x", "/ocr"]
+MORE_THAN_ASKING = [
+    *("", "  ", "/", "/nope", "/image cat.png", "/set", "/retry", "/quit", "/tmp/x.png"),
+    *("cat.png", "cat.png what is it", "'my dog.png' what", "no.png what"),
+]
+
+
+@pytest.mark.parametrize("line", [*ONLY_ASKING, *MORE_THAN_ASKING])
+def test_lines_that_ask_and_do_nothing_else(folder, line):
+    assert only_asks(line) == (line in ONLY_ASKING)
+
+
+@pytest.mark.parametrize("line", ONLY_ASKING)
+def test_to_run_a_line_that_only_asks_changes_nothing(session, line):
+    before = dict(vars(session))
+    assert isinstance(run(line, session), Ask)
+    assert vars(session) == before

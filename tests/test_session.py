@@ -174,6 +174,33 @@ def test_prompts(text, prompt):
     assert Session(ScriptedEngine()).prompt_for(text) == prompt
 
 
+def test_questions_asked_together_are_remembered_as_they_are_read(folder):
+    session = Session(ScriptedEngine("a cat", "red", "sleeping"))
+    session.add_image(folder / "cat.png")
+    streams = session.ask_together([("p", "first"), ("q", "second"), ("r", "third")])
+    session.add_image(folder / "dog.png")
+    assert session.last_question == ("r", "third")
+    for count, stream in enumerate(streams):
+        assert len(session.turns) == count
+        *_, reply = stream
+        assert session.turns[-1].reply is reply
+    assert [turn.line for turn in session.turns] == ["first", "second", "third"]
+    assert {turn.size for turn in session.turns} == {(64, 48)}
+    assert session.engine.batches == [["p", "q", "r"]]
+    session.fail_image("no.png")
+    with pytest.raises(UserError, match=r"^no\.png is not loaded: "):
+        session.ask_together([("p", "p"), ("q", "q")])
+
+
+def test_answers_are_the_replies_to_several_questions_as_typed():
+    session = Session(ScriptedEngine("before", "a cat", "red"))
+    session.answer("hello")
+    replies = session.answers(["what is this ?", "caption en"])
+    assert [reply.prompt for reply in replies] == ["answer en what is this ?", "caption en"]
+    assert [reply.text for reply in replies] == ["a cat", "red"]
+    assert session.answers([]) == []
+
+
 def test_a_cancelled_answer_keeps_what_was_printed(folder):
     engine = ScriptedEngine("one two three four", "next")
     session = Session(engine)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +20,7 @@ from vlmchat.options import Options, parse
 
 if TYPE_CHECKING:
     from vlmchat.session import Session
+    from vlmchat.terminal.lines import Lines
     from vlmchat.terminal.render import OutputError, Screen
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -92,11 +93,12 @@ def _answer(options: Options, images: Sequence[int], session: Session, screen: S
     from vlmchat.terminal import batch
 
     if options.ask:
-        return batch.run_each(options.ask, images, session, screen)
+        return batch.run_each(options.ask, images, session, screen, options.batch_size)
     if sys.stdin is None:
         return 0
     if not (sys.stdin.isatty() and screen.out.isatty()):
-        return batch.run(_piped(sys.stdin, screen), session, screen)
+        lines = _piped(sys.stdin, screen)
+        return batch.run(lines, session, screen, options.batch_size, lines.ready)
     from vlmchat.terminal import repl
 
     return repl.run(session, screen)
@@ -134,13 +136,13 @@ def _add_image(path: str, session: Session) -> int:
     return session.add_image(find_path(path) or Path(path))
 
 
-def _piped(stdin: TextIO, screen: Screen) -> Iterator[str]:
-    """The lines of stdin as they come. Bytes that are no text become U+FFFD."""
-    if isinstance(stdin, io.TextIOWrapper):
-        stdin.reconfigure(errors="replace")
+def _piped(stdin: TextIO, screen: Screen) -> Lines:
+    """The lines of stdin as they come."""
+    from vlmchat.terminal.lines import Lines
+
     if stdin.isatty():
         screen.notice("type questions, one a line; Ctrl-D ends")
-    yield from stdin
+    return Lines(stdin)
 
 
 def _give_up_output(error: OutputError, screen: Screen) -> int:

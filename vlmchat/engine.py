@@ -10,14 +10,14 @@ Two ways to treat the image's prefix (drawn in `vlmchat.model.masks`):
   model whose images never read text the block is the image alone, and the modes are equal.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vlmchat.answer import Draft, Piece, PrefixMode, Reply, Timing
+from vlmchat.batching import answer_together
 from vlmchat.config import ModelConfig
 from vlmchat.errors import UserError
 from vlmchat.images import Picture
@@ -29,48 +29,10 @@ from vlmchat.prefix import ImagePrefix, Kept, PrefixStore
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampler, Sampling
 
-PrefixMode = Literal["kv", "exact"]
-FinishReason = Literal["stop", "length", "cancelled"]
+__all__ = ["Engine", "Piece", "PrefixMode", "Reply", "Timing"]
+
 CACHE_BYTES = 2**30  # for kept prefixes: 180 images of 224 pixels, or 11 of 896, in bfloat16
 ROOM_STEP = 256  # the working cache grows by whole steps, so that it is seldom made anew
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one answer: what the image cost in it, until the first token, in all."""
-
-    image_s: float
-    first_token_s: float
-    total_s: float
-    tokens_per_s: float  # after the first token; 0 where there is only one
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One token as it streams; `text` may be empty while a character is unfinished."""
-
-    text: str
-    token_id: int
-    logprob: float
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A whole answer, which ends every stream. `token_ids` include the end token.
-
-    `input_ids` are all that the model read before it answered: image tokens, `<bos>`, prompt.
-    """
-
-    prompt: str
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: FinishReason
-    prefix_mode: PrefixMode
-    reused_tokens: int
-    computed_tokens: int
-    timing: Timing
-    input_ids: tuple[int, ...] = ()
 
 
 class Engine:
@@ -129,9 +91,9 @@ class Engine:
     def look(self, picture: Picture, prompt: str = "", mode: PrefixMode = "kv") -> None:
         """Compute and keep what `stream` will want of `picture`, for prompts that begin so."""
         if mode == "exact":
-            self._features(picture)
+            self.encoded(picture)
         else:
-            self._block(picture, self._lead(prompt))
+            self.block(picture, self.lead(prompt))
 
     def stream(
         self,
@@ -145,46 +107,48 @@ class Engine:
 
         `cancelled` is read between tokens. Raises UserError where the prompt does not fit.
         """
-        started = perf_counter()
         ids = self.processor.prompt_ids(prompt)
-        budget = self._token_budget(ids, picture, sampling.max_tokens)
-        logits, reused, image_s = self._prefill(ids, prompt, picture, mode, budget)
+        draft = self.draft(prompt, ids, picture, sampling)
+        logits, reused, image_s = self._prefill(ids, prompt, picture, mode, draft.budget)
         computed = self._room.length - reused
-        sampler = Sampler(sampling, self.device)
-        detokenizer = self.processor.tokenizer.detokenizer()
-        text, token_ids, logprobs = "", list[int](), list[float]()
-        finish: FinishReason = "length"
-        first_token_s = 0.0
-        while len(token_ids) < budget:
+        while draft.finish is None:
             if cancelled():
-                finish = "cancelled"
+                draft.cancel()
                 break
-            if token_ids:
-                logits = self._decode(token_ids[-1])
-            token_id, logprob = sampler.pick(logits)
-            token_ids.append(token_id)
-            logprobs.append(logprob)
-            first_token_s = first_token_s or perf_counter() - started
-            ended = token_id == self.config.eos_id
-            new = "" if ended else detokenizer.push(token_id)
-            if ended or len(token_ids) == budget:
-                new += detokenizer.flush()
-            text += new
-            yield Piece(new, token_id, logprob)
-            if ended:
-                finish = "stop"
-                break
-        yield Reply(
-            prompt=prompt,
-            text=text,
-            token_ids=tuple(token_ids),
-            logprobs=tuple(logprobs),
-            finish_reason=finish,
-            prefix_mode=mode,
-            reused_tokens=reused,
-            computed_tokens=computed,
-            timing=_timing(image_s, first_token_s, perf_counter() - started, len(token_ids)),
-            input_ids=tuple(self._image_ids(picture) + ids),
+            if draft.token_ids:
+                logits = self._decode(draft.token_ids[-1])
+            yield draft.choose(logits)
+        yield draft.reply(mode, reused, computed, image_s)
+
+    def stream_together(
+        self,
+        prompts: Sequence[str],
+        picture: Picture | None,
+        sampling: Sampling,
+        mode: PrefixMode = "kv",
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> list[Iterator[Piece | Reply]]:
+        """Answer several prompts about one picture at once: a stream each, as `stream` gives.
+
+        To read from one takes all of them forward. Every weight is read once for all of them, so
+        that eight answers take little longer than one (see `vlmchat.batching`).
+        """
+        return answer_together(self, prompts, picture, sampling, mode, cancelled)
+
+    def draft(
+        self, prompt: str, ids: list[int], picture: Picture | None, sampling: Sampling
+    ) -> Draft:
+        """An answer to `prompt`, whose ids are given, before its first token.
+
+        Raises UserError where the prompt does not fit.
+        """
+        return Draft(
+            prompt,
+            self._image_ids(picture) + ids,
+            self._token_budget(ids, picture, sampling.max_tokens),
+            Sampler(sampling, self.device),
+            self.processor.tokenizer.detokenizer(),
+            self.config.eos_id,
         )
 
     def first_logits(self, prompt: str, picture: Picture | None, mode: PrefixMode = "kv") -> Tensor:
@@ -194,18 +158,18 @@ class Engine:
         return self._prefill(ids, prompt, picture, mode, budget=1)[0]
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Hidden state (1, D) -> scores (V,), -inf for what no answer may hold.
+        """Hidden states (…, D) -> scores (…, V), -inf for what no answer may hold.
 
         That is image, bos, pad, and unused rows of the table.
         """
-        logits = self.model.text.logits(hidden)[0]
-        logits[self._banned] = -torch.inf
-        logits[self.processor.tokenizer.size :] = -torch.inf
+        logits = self.model.text.logits(hidden)
+        logits[..., self._banned] = -torch.inf
+        logits[..., self.processor.tokenizer.size :] = -torch.inf
         return logits
 
     def features(self, picture: Picture) -> Tensor:
         """What the decoder sees of an image: (1, P, D), computed where it is not kept."""
-        features = self._features(picture)[0].features
+        features = self.encoded(picture)[0].features
         assert features is not None
         return features
 
@@ -235,28 +199,28 @@ class Engine:
         """
         if picture is None:
             self._make_room(len(ids) + budget)
-            return self.scores(self._extend(self._room, ids)), 0, 0.0
+            return self.scores(self._extend(self._room, ids)[0]), 0, 0.0
         image_tokens = self.config.image_tokens
         self._make_room(image_tokens + len(ids) + budget)
         if mode == "exact":
-            prefix, seconds = self._features(picture)
+            prefix, seconds = self.encoded(picture)
             last = self._extend(
                 self._room, [self.config.image_token_id] * image_tokens + ids, prefix
             )
-            return self.scores(last), 0, seconds
-        lead = self._lead(prompt)
-        prefix, seconds = self._block(picture, lead)
+            return self.scores(last[0]), 0, seconds
+        lead = self.lead(prompt)
+        prefix, seconds = self.block(picture, lead)
         assert prefix.cache is not None
         assert prefix.last is not None
         self._room.restore(prefix.cache)
         reused = 0 if seconds else prefix.cache.length
         rest = ids[len(lead) :]
         last = self._extend(self._room, rest) if rest else prefix.last
-        return self.scores(last), reused, seconds
+        return self.scores(last[0]), reused, seconds
 
     @torch.inference_mode()
     def _decode(self, token_id: int) -> Tensor:
-        return self.scores(self._extend(self._room, [token_id]))
+        return self.scores(self._extend(self._room, [token_id])[0])
 
     def _extend(self, cache: KVCache, ids: list[int], prefix: ImagePrefix | None = None) -> Tensor:
         """Run `ids` as one block behind what `cache` holds; hidden state of the last (1, D)."""
@@ -268,18 +232,18 @@ class Engine:
         features = None if prefix is None else prefix.features
         return self.model.extend(self.model.embed(row, features), cache, mask)
 
-    def _lead(self, prompt: str) -> tuple[int, ...]:
+    def lead(self, prompt: str) -> tuple[int, ...]:
         """Ids of the prompt's part that belongs to the kept block."""
         if not self.config.image_attends_to_text:
             return ()
         return tuple(self.processor.lead_ids(prompt))
 
-    def _features(self, picture: Picture) -> tuple[ImagePrefix, float]:
+    def encoded(self, picture: Picture) -> tuple[ImagePrefix, float]:
         return self._prefixes.get((picture.key, None), lambda: self._encode(picture))
 
-    def _block(self, picture: Picture, lead: tuple[int, ...]) -> tuple[ImagePrefix, float]:
+    def block(self, picture: Picture, lead: tuple[int, ...]) -> tuple[ImagePrefix, float]:
         started = perf_counter()
-        features, _ = self._features(picture)
+        features, _ = self.encoded(picture)
 
         def compute() -> ImagePrefix:
             ids = [self.config.image_token_id] * self.config.image_tokens + list(lead)
@@ -303,9 +267,3 @@ class Engine:
         if self._room.capacity < positions:
             self._room = self._new_cache(-(-positions // ROOM_STEP) * ROOM_STEP)
         self._room.rewind(0)
-
-
-def _timing(image_s: float, first_token_s: float, total_s: float, tokens: int) -> Timing:
-    after_first = total_s - first_token_s
-    rate = (tokens - 1) / after_first if tokens > 1 and after_first > 0 else 0.0
-    return Timing(image_s, first_token_s, total_s, rate)

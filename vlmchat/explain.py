@@ -54,7 +54,7 @@ def choices(
     hidden = _replay(engine, picture, reply)
     steps = []
     for token_id, row in zip(reply.token_ids, hidden, strict=True):
-        probabilities = engine.scores(row.unsqueeze(0)).float().softmax(-1)
+        probabilities = engine.scores(row).float().softmax(-1)
         best = probabilities.topk(count + 1).indices.tolist()
         others = [other for other in best if other != token_id][:count]
         chosen, *runners_up = (

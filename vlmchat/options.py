@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 With a terminal on both ends, vlmchat chats. With a pipe or file on stdin it answers each line;
 typed lines are answered the same way, without a prompt, when only stdout is redirected. With
---ask it reads no lines at all.
+--ask it reads no lines at all. With --batch-size, questions that follow one another are answered
+together, in order; a pipe is not waited for, so that a batch is what it holds by then.
 
 Every option can be set by an environment variable: --max-tokens by VLMCHAT_MAX_TOKENS. Several
 images go into VLMCHAT_IMAGE as folders into PATH, several questions into VLMCHAT_ASK one a line.
@@ -43,6 +44,7 @@ class Options:
     top_k: int
     seed: int | None
     prefix_cache: PrefixMode
+    batch_size: int
     graphics: str
     mask_decoder: str | None
     track: bool | None
@@ -163,6 +165,14 @@ def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> No
     show_default=True,
     type=click.Choice(["kv", "exact"]),
     help="What is kept of an image: the decoder's work on it, or the encoded image.",
+)
+@click.option(
+    "--batch-size",
+    metavar="N",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Answer this many questions about an image together, from a pipe or --ask.",
 )
 @click.option(
     "--graphics",

@@ -59,12 +59,13 @@ class Sampler:
         where the scores are no numbers.
         """
         _refuse_useless(logits)
-        logprobs = logits.float().log_softmax(-1)
+        logits = logits.float()
+        logprobs = logits.log_softmax(-1)
         if self.sampling.temperature == 0:
             token = int(logits.argmax())
         else:
             temperature = min(max(self.sampling.temperature, COLDEST), HOTTEST)
-            kept = restrict((logits.float() - logits.max()) / temperature, self.sampling)
+            kept = restrict((logits - logits.max()) / temperature, self.sampling)
             token = int(torch.multinomial(kept.softmax(-1), 1, generator=self._generator))
         return token, float(logprobs[token])
 

@@ -192,12 +192,37 @@ class Session:
         """
         line = prompt if line is None else line
         self.last_question = (prompt, line)
+        self._check_image()
+        settings, picture = self.settings, self.current
+        stream = self.engine.stream(
+            prompt, picture, settings.sampling, settings.prefix_cache, cancelled
+        )
+        return self._remember(stream, line, picture)
+
+    def ask_together(self, questions: Sequence[tuple[str, str]]) -> list[Iterator[Piece | Reply]]:
+        """Ask several questions, each a prompt and what was typed, about the current image at once.
+
+        A stream each, as `ask` gives; they are computed together, whichever is read from. Turns are
+        kept in the order in which the streams are read to their ends.
+        """
+        self.last_question = questions[-1]
+        self._check_image()
+        settings, picture = self.settings, self.current
+        prompts = [prompt for prompt, _ in questions]
+        streams = self.engine.stream_together(
+            prompts, picture, settings.sampling, settings.prefix_cache
+        )
+        return [
+            self._remember(stream, line, picture)
+            for stream, (_, line) in zip(streams, questions, strict=True)
+        ]
+
+    def _check_image(self) -> None:
         if self.failed is not None:
             raise UserError(
                 f"{self.failed} is not loaded: choose another with /image,"
                 " or let go of it with /image none"
             )
-        return self._stream(prompt, line, self.current, cancelled)
 
     def answer(self, text: str) -> Reply:
         """The whole answer to a question as a person types it; `ask` streams it instead."""
@@ -205,17 +230,23 @@ class Session:
             pass
         return self.turns[-1].reply
 
-    def _stream(
-        self, prompt: str, line: str, picture: Picture | None, cancelled: Callable[[], bool]
+    def answers(self, texts: Sequence[str]) -> list[Reply]:
+        """Whole answers to several questions about the current image, computed together."""
+        questions = [(self.prompt_for(text), text) for text in texts]
+        replies = []
+        for stream in self.ask_together(questions) if questions else []:
+            for _ in stream:
+                pass
+            replies.append(self.turns[-1].reply)
+        return replies
+
+    def _remember(
+        self, stream: Iterator[Piece | Reply], line: str, picture: Picture | None
     ) -> Iterator[Piece | Reply]:
-        """Pass the engine's stream on and remember its Reply."""
+        """Pass an engine's stream on and remember its Reply."""
         from vlmchat.engine import Reply
 
-        settings = self.settings
         pieces: list[str] = []
-        stream = self.engine.stream(
-            prompt, picture, settings.sampling, settings.prefix_cache, cancelled
-        )
         for part in stream:
             if isinstance(part, Reply):
                 self.turns.append(_turn(line, picture, part, tuple(pieces)))

@@ -53,11 +53,17 @@ class KVCache:
             raise ValueError(f"cannot rewind a cache of {self.length} positions to {length}")
         self.length = length
 
+    def adopt(self, kept: "KVCache") -> None:
+        """Put a copy of what `kept` holds behind the filled part; `kept` stays as it is."""
+        end = self.length + kept.length
+        for source, room in zip(kept.keys + kept.values, self.keys + self.values, strict=True):
+            room[:, :, self.length : end] = source[:, :, : kept.length]
+        self.length = end
+
     def restore(self, kept: "KVCache") -> None:
         """Make a copy of what `kept` holds the filled part, so that `kept` stays as it is."""
-        for source, room in zip(kept.keys + kept.values, self.keys + self.values, strict=True):
-            room[:, :, : kept.length] = source[:, :, : kept.length]
-        self.length = kept.length
+        self.rewind(0)
+        self.adopt(kept)
 
     @property
     def nbytes(self) -> int:

@@ -18,7 +18,18 @@ from vlmchat.terminal.outcomes import Ask, CommandError, Outcome, Quit, Say
 if TYPE_CHECKING:
     from vlmchat.session import Session
 
-__all__ = ["COMMANDS", "Ask", "Command", "CommandError", "Outcome", "Quit", "Say", "find", "run"]
+__all__ = [
+    "COMMANDS",
+    "Ask",
+    "Command",
+    "CommandError",
+    "Outcome",
+    "Quit",
+    "Say",
+    "find",
+    "only_asks",
+    "run",
+]
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Command:
 
     `hint` shows the argument: empty where there is none, in brackets where it may be left out.
     `completes` tells the line editor what the argument is: an "image", a "file", a "setting" or
-    a "command"; empty for free text.
+    a "command"; empty for free text. `asks` marks those that make a question and change nothing.
     """
 
     names: tuple[str, ...]
@@ -36,6 +47,7 @@ class Command:
     more: str
     act: Callable[[str, Session], Outcome]
     completes: str = ""
+    asks: bool = False
 
     @property
     def usage(self) -> str:
@@ -58,6 +70,15 @@ def run(line: str, session: Session) -> Outcome | None:
     if typed and command:
         return _act(command, typed[2] or "", session)
     return _image_line(text, session) or _question(text, session)
+
+
+def only_asks(line: str) -> bool:
+    """Whether a line is a question and nothing else: carried out, it would change nothing."""
+    text = line.strip()
+    if text.startswith("/"):
+        command = find(text.split()[0])
+        return command is not None and command.asks
+    return bool(text) and not _path_like(text) and _file_and_rest(text) is None
 
 
 def find(name: str) -> Command | None:
@@ -186,6 +207,7 @@ COMMANDS: tuple[Command, ...] = (
         "The same as typing TEXT, except that it is never taken for a command or a path.\n"
         "Example: /ask /etc/hosts is what kind of file ?",
         actions.ask,
+        asks=True,
     ),
     Command(
         ("/caption",),
@@ -193,6 +215,7 @@ COMMANDS: tuple[Command, ...] = (
         "describe the image in a sentence",
         "LANG is a language code, en where it is left out.\nExample: /caption de",
         actions.caption,
+        asks=True,
     ),
     Command(
         ("/ocr",),
@@ -200,6 +223,7 @@ COMMANDS: tuple[Command, ...] = (
         "read the text in the image",
         "The words come in reading order.\nExample: /ocr",
         actions.ocr,
+        asks=True,
     ),
     Command(
         ("/detect",),
@@ -208,6 +232,7 @@ COMMANDS: tuple[Command, ...] = (
         "Names of things, with semicolons between them. Boxes are in pixels of the image.\n"
         "Example: /detect cat ; red car",
         actions.detect,
+        asks=True,
     ),
     Command(
         ("/segment",),
@@ -216,6 +241,7 @@ COMMANDS: tuple[Command, ...] = (
         "Names of things, with semicolons between them. Outlines need the mask decoder\n"
         "(--mask-decoder FILE); without it there are boxes.\nExample: /segment cat ; red car",
         actions.segment,
+        asks=True,
     ),
     Command(
         ("/raw",),
@@ -224,6 +250,7 @@ COMMANDS: tuple[Command, ...] = (
         "A plain question is put into the template (see /help set); this one is not.\n"
         "Example: /raw caption es",
         actions.raw,
+        asks=True,
     ),
     Command(
         ("/look",),
