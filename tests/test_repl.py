@@ -184,9 +184,7 @@ def test_the_greeting_names_the_model_and_the_image(engine):
     session = Session(engine, model_name="some/model")
     session.add_image(Path("cat.png"))
     _, _, err = chat(session, CTRL_D)
-    assert err == (
-        "some/model (float32 on cpu)\nask about cat.png (64x48); /help lists the commands\n"
-    )
+    assert err == ("some/model (float32 on cpu)\nask about cat.png (64x48); /help says more\n")
 
 
 def test_an_image_is_looked_at_while_the_person_types(session, engine):

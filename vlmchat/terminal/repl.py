@@ -120,7 +120,7 @@ def greet(session: Session, screen: Screen) -> None:
     screen.scene(plain(picture.image))
     width, height = picture.size
     tip = f": try {TRY}" if session.model_name == "demo" else ""
-    screen.notice(f"ask about {picture.name} ({width}x{height}){tip}; /help lists the commands")
+    screen.notice(f"ask about {picture.name} ({width}x{height}){tip}; /help says more")
 
 
 class CtrlC:

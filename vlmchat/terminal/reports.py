@@ -81,19 +81,19 @@ def status(session: Session) -> str:
     """The one line below the prompt: model, where it runs, image, what is kept of it."""
     engine = session.engine
     parts = [session.model_name, f"{engine.device} {str(engine.dtype).removeprefix('torch.')}"]
-    if session.current is None:
-        return " | ".join([*parts, "no image" if session.failed is None else current(session)])
-    return " | ".join([*parts, current(session), _prefix_state(session)])
+    if session.current is not None:
+        parts += [current(session), _prefix_state(session, session.current)]
+    else:
+        parts.append("no image" if session.failed is None else current(session))
+    return " | ".join(parts)
 
 
-def _prefix_state(session: Session) -> str:
-    """Whether the next question about the current image starts from work that is done."""
+def _prefix_state(session: Session, shown: Picture) -> str:
+    """Whether the next question about an image starts from work that is done."""
     mode = session.settings.prefix_cache
-    mine = [
-        each for each in session.engine.kept if session.current and each.image == session.current.key
-    ]
-    if mode == "kv" and any(each.tokens for each in mine):
-        return f"kv: {max(each.tokens for each in mine)} tokens kept"
+    mine = [each.tokens for each in session.engine.kept if each.image == shown.key]
+    if mode == "kv" and any(mine):
+        return f"kv: {max(mine)} tokens kept"
     return f"{mode}: {'image encoded' if mine else 'nothing kept yet'}"
 
 
