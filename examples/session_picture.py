@@ -104,6 +104,7 @@ def record(
         terminal.type(command)
         for line in lines:
             terminal.wait_for(PROMPT, seconds)
+            terminal.settled()  # the image is looked at beside the prompt
             terminal.type(line)
         terminal.wait_for(PROMPT, seconds)
         return without_gap(terminal.settled())
