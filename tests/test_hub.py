@@ -207,7 +207,21 @@ def test_bars_where_they_are_wanted_and_as_before_afterwards(progress, cache, do
     before = are_progress_bars_disabled()
     resolve(REPOSITORY, progress=progress)
     assert downloads.bars == [progress]
+    ((_, options),) = downloads.made
+    assert (options["tqdm_class"] is not None) == progress
     assert are_progress_bars_disabled() == before
+
+
+def test_bars_are_gone_when_the_download_is(cache, downloads, capsys):
+    downloads.outcome = checkpoint(cache / "fetched")
+    resolve(REPOSITORY, progress=True)
+    ((_, options),) = downloads.made
+    with options["tqdm_class"](desc="Downloading", total=2, disable=False, ncols=60) as bar:
+        bar.update(2)
+    shown = capsys.readouterr().err
+    assert "Downloading" in shown
+    assert shown.rsplit("\r", 2)[1:] == [" " * 60, ""]
+    assert "\n" not in shown
 
 
 def http(kind: type[Exception], message: str = "Client Error\nmore lines") -> Exception:

@@ -11,6 +11,7 @@ Two ways to treat the image's prefix (drawn in `vlmchat.model.masks`):
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from vlmchat.config import ModelConfig
 from vlmchat.errors import UserError
+from vlmchat.headway import watched
 from vlmchat.images import Picture
 from vlmchat.model.cache import KVCache
 from vlmchat.model.masks import block_mask
@@ -131,6 +133,10 @@ class Engine:
             self._features(picture)
         else:
             self._block(picture, self._lead(prompt))
+
+    def watch(self, report: Callable[[float], None]) -> AbstractContextManager[None]:
+        """While the block runs, tell `report` after each layer how much is read, up to 1."""
+        return watched(self.model, report)
 
     def stream(
         self,

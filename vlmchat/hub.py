@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vlmchat.errors import UserError
 from vlmchat.shards import INDEX_NAME, SINGLE_NAME
@@ -96,10 +97,26 @@ def _fetched(repository: str, revision: str | None, progress: bool) -> Path:
 
     try:
         with _bars(progress):
-            folder = snapshot_download(repository, revision=revision, allow_patterns=list(WANTED))
+            folder = snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=list(WANTED),
+                tqdm_class=_passing_bar() if progress else None,
+            )
     except Exception as error:  # the hub, its client, the network and the disk have one each
         raise HubError(f"{repository}: {_reason(error, repository, revision)}") from error
     return _checked(Path(folder))
+
+
+def _passing_bar() -> Any:
+    """The library's progress bar, which stays on the screen, as one that goes when it is done."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class PassingBar(tqdm):  # type: ignore[misc]
+        def __init__(self, *values: Any, **options: Any) -> None:
+            super().__init__(*values, **{**options, "leave": False})
+
+    return PassingBar
 
 
 @contextmanager

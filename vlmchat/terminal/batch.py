@@ -65,7 +65,8 @@ def carry_out(
     prompt = line.strip()
     try:
         before = session.current
-        outcome = commands.run(line.rstrip("\r\n").replace("\n", " "), session)
+        with screen.waiting("working", session.engine.watch):
+            outcome = commands.run(line.rstrip("\r\n").replace("\n", " "), session)
         if isinstance(outcome, Quit):
             return Done.QUIT
         if isinstance(outcome, Say):
@@ -118,7 +119,7 @@ def _answer(ask: Ask, session: Session, screen: Screen, cancelled: Callable[[], 
         about = "thinking"
     else:
         about = f"looking at {session.current.name}"
-    reply = screen.answer(stream, about)
+    reply = screen.answer(stream, about, session.engine.watch)
     if screen.as_json:
         screen.record(record(session.turns[-1]))
     else:
