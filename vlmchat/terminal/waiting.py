@@ -24,7 +24,7 @@ class Estimate:
 
     def left(self, share: float, now: float) -> float | None:
         """Seconds from `now` until the share is 1; None while it is too soon to say."""
-        if self._first is None:
+        if self._first is None or share < self._first[0]:  # another piece of work has begun
             self._first = (share, now)
         first_share, then = self._first
         if share - first_share < 0.02 or now - then < DELAY:
@@ -36,8 +36,7 @@ class Waiting:
     """A context manager that shows `text` on a terminal for as long as its block runs.
 
     With `spin` a thread draws: a wheel and the seconds so far, and once `reached` has been told how
-    far it is, a bar with an estimate. Without, only `progress` draws, so that the bars of a
-    download can have the line in between.
+    far it is, a bar with an estimate. Without, only `progress` draws.
     """
 
     def __init__(self, stream: TextIO, text: str, *, spin: bool) -> None:
@@ -46,6 +45,7 @@ class Waiting:
         self._started = self._drawn = time.monotonic()
         self._share = 0.0
         self._estimate = Estimate()
+        self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True) if spin else None
 
@@ -57,7 +57,8 @@ class Waiting:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        with self._lock:
+            self._over.set()
         if self._thread is not None:
             self._thread.join()
         else:
@@ -68,13 +69,14 @@ class Waiting:
         self._share = max(self._share, share)
 
     def progress(self, done: int, total: int) -> None:
-        """Draw a bar for `done` of `total` bytes, a few times a second at most."""
+        """Draw a bar for `done` of `total` bytes, a few times a second at most, from any thread."""
         now = time.monotonic()
         share = done / max(total, 1)
-        left = self._estimate.left(share, now)
-        if now - self._drawn >= FRAME:
-            self._drawn = now
-            self._bar(share, f" {done / 1e9:.1f} of {total / 1e9:.1f} GB", left)
+        with self._lock:
+            left = self._estimate.left(share, now)
+            if now - self._drawn >= FRAME and not self._over.is_set():
+                self._drawn = now
+                self._bar(share, f" {_size(done, total)}", left)
 
     def _spin(self) -> None:
         pause = DELAY
@@ -110,6 +112,13 @@ class Waiting:
             return os.get_terminal_size(self._stream.fileno()).columns or USUAL_WIDTH
         except (OSError, ValueError):
             return USUAL_WIDTH
+
+
+def _size(done: int, total: int) -> str:
+    """Both in the unit in which the total is a small number."""
+    if total < 10**9:
+        return f"{done / 1e6:.0f} of {total / 1e6:.0f} MB"
+    return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB"
 
 
 def _about(seconds: float) -> str:
