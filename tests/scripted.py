@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -78,6 +79,10 @@ class ScriptedEngine:
             return known.tokens
         self._kept[picture.key, words] = Kept(picture.key, words, IMAGE_TOKENS + 2, 4096)
         return 0
+
+    def watch(self, report: Callable[[float], None]) -> AbstractContextManager[None]:
+        report(0.5)
+        return nullcontext()
 
     def stream(
         self,

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import pytest
 from huggingface_hub import constants, errors
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
+from vlmchat import download
 from vlmchat.hub import HubError, resolve
 
 REPOSITORY = "owner/tiny-model"
@@ -210,13 +213,29 @@ def test_only_what_a_checkpoint_needs_is_fetched(cache, downloads):
     assert "token" not in options  # the library's own: HF_TOKEN, or a login
 
 
-@pytest.mark.parametrize("progress", [True, False])
-def test_bars_where_they_are_wanted_and_as_before_afterwards(progress, cache, downloads):
+def test_the_library_draws_no_bars_and_is_afterwards_as_before(cache, downloads):
     downloads.outcome = checkpoint(cache / "fetched")
     before = are_progress_bars_disabled()
-    resolve(REPOSITORY, progress=progress)
-    assert downloads.bars == [progress]
+    resolve(REPOSITORY)
+    assert downloads.bars == [False]
     assert are_progress_bars_disabled() == before
+
+
+def test_progress_is_told_the_bytes_of_whichever_bar_is_ahead(cache, downloads, capsys):
+    downloads.outcome = checkpoint(cache / "fetched")
+    told = []
+    resolve(REPOSITORY, progress=lambda *bytes: told.append(bytes))
+    ((_, options),) = downloads.made
+    bar = options["tqdm_class"]
+    with bar(unit="B", total=0) as one, bar(unit="B", total=0) as other, bar(total=3) as files:
+        one.update(1)
+        one.total = other.total = 10
+        one.update(5)
+        other.update(4)
+        files.update(3)
+        other.update(7)
+    assert told == [(6, 10), (6, 10), (10, 10)]
+    assert capsys.readouterr().err == ""
 
 
 def http(kind: type[Exception], message: str = "Client Error\nmore lines") -> Exception:
@@ -256,16 +275,33 @@ def test_each_way_that_a_download_fails_has_one_line(error, message, downloads):
     assert caught.value.__cause__ is error
 
 
-def test_ctrl_c_ends_a_download(cache, monkeypatch):
-    def download(*_, local_files_only=False, **__):
+def test_ctrl_c_ends_a_download_that_still_runs(cache, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+
+    def fetch(*_, local_files_only=False, **__):
         if local_files_only:
             raise errors.LocalEntryNotFoundError("not there")
-        raise KeyboardInterrupt
+        begun.set()
+        assert go.wait(30)
+        return "too late"
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    def press():
+        assert begun.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    presses = threading.Thread(target=press)
+    presses.start()
     with pytest.raises(KeyboardInterrupt):
         resolve(REPOSITORY)
+    presses.join()
+    assert download.is_running()
     assert not are_progress_bars_disabled()
+    go.set()
+    for thread in threading.enumerate():
+        if thread.name == download.THREAD:
+            thread.join(30)
+    assert not download.is_running()
 
 
 def test_without_network_the_library_itself_says_so(cache):

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image
@@ -340,6 +341,72 @@ def test_what_is_over_at_once_shows_nothing():
     with screen.waiting("looking"):
         pass
     assert screen.err.getvalue() == ""
+
+
+def test_waiting_shows_how_far_it_is_once_that_is_known(monkeypatch):
+    monkeypatch.setattr(waiting, "DELAY", 0.001)
+    screen = screen_on(Terminal)
+
+    @contextmanager
+    def watch(report):
+        report(0.75)
+        report(0.5)
+        yield
+
+    with screen.waiting("looking at cat", watch):
+        while "looking" not in screen.err.getvalue():
+            time.sleep(0.001)
+    drawn = screen.err.getvalue().split(waiting.CLEAR)
+    assert drawn[1] == "looking at cat [##################      ]  75%"
+    assert drawn[-1] == ""
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (200, "loading [############            ]  50% 30 of 60 MB"),
+        (40, "loading [######      ]  50% 30 of 60 MB"),
+        (30, "loading  50% 30 of 60 MB"),
+        (20, "loading  50% 30 of "),
+    ],
+)
+def test_the_line_never_wraps(monkeypatch, columns, shown):
+    monkeypatch.setattr(waiting, "FRAME", 0)
+    monkeypatch.setattr(waiting.Waiting, "_columns", lambda _: columns)
+    screen = screen_on(Terminal)
+    with screen.loading("loading") as progress:
+        progress(30_000_000, 60_000_000)
+    assert screen.err.getvalue().split(waiting.CLEAR)[2] == shown
+
+
+def test_wide_letters_count_twice(monkeypatch):
+    monkeypatch.setattr(waiting.Waiting, "_columns", lambda _: 9)
+    screen = screen_on(Terminal)
+    with screen.loading("猫猫猫猫猫"):
+        pass
+    assert screen.err.getvalue().split(waiting.CLEAR)[1] == "猫猫猫猫"
+
+
+ESTIMATES = [
+    ([(0.0, 0.0), (0.5, 10.0)], 10.0),
+    ([(0.6, 0.0), (0.8, 2.0)], 2.0),  # the first 60 % were done before
+    ([(0.0, 0.0), (0.5, 0.1)], None),  # too soon
+    ([(0.0, 0.0), (0.01, 9.0)], None),  # too little
+    ([(0.5, 0.0), (1.0, 5.0), (0.1, 6.0), (0.4, 9.0)], 6.0),  # a second piece of work
+]
+
+
+@pytest.mark.parametrize(("seen", "left"), ESTIMATES)
+def test_an_estimate_goes_by_what_was_done_since_it_was_first_seen(seen, left):
+    estimate = waiting.Estimate()
+    assert [estimate.left(*each) for each in seen][-1] == (
+        None if left is None else pytest.approx(left)
+    )
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(2.4, "about 2 s"), (600, "about 10 min")])
+def test_a_time_has_the_unit_that_a_person_would_choose(seconds, text):
+    assert waiting._about(seconds) == text
 
 
 def test_loading_draws_a_bar_and_takes_it_away(monkeypatch):

@@ -19,7 +19,7 @@ from prompt_toolkit.output import DummyOutput
 from tests.scripted import ScriptedEngine
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session, Settings
-from vlmchat.terminal import editor, repl
+from vlmchat.terminal import completion, editor, repl
 from vlmchat.terminal.render import Screen
 
 ENTER, ALT_ENTER, CTRL_C, CTRL_D, TAB, UP = "\r", "\x1b\r", "\x03", "\x04", "\t", "\x1b[A"
@@ -35,6 +35,9 @@ def folder(tmp_path, monkeypatch):
     Image.new("RGB", (30, 90), "blue").save(tmp_path / "my dog.jpg")
     (tmp_path / "notes.txt").write_text("none")
     (tmp_path / "pictures").mkdir()
+    (tmp_path / ".hidden.gif").write_text("none")
+    (tmp_path / "steer\x1b[31m.png").write_text("none")
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VLMCHAT_HISTORY", "")
     return tmp_path
@@ -181,9 +184,7 @@ def test_the_greeting_names_the_model_and_the_image(engine):
     session = Session(engine, model_name="some/model")
     session.add_image(Path("cat.png"))
     _, _, err = chat(session, CTRL_D)
-    assert err == (
-        "some/model (float32 on cpu)\nask about cat.png (64x48); /help lists the commands\n"
-    )
+    assert err == ("some/model (float32 on cpu)\nask about cat.png (64x48); /help says more\n")
 
 
 def test_an_image_is_looked_at_while_the_person_types(session, engine):
@@ -241,10 +242,31 @@ COMPLETIONS = [
     ("what", []),
     ("what /im", []),
     ("/image c", ["at.png"]),
-    ("/load ", ["cat.png", "my dog.jpg", "pictures"]),
+    ("/load ", ["cat.png", "my dog.jpg", "pictures/"]),
+    ("/image ./c", ["at.png"]),
+    ("/image ~/c", ["at.png"]),
+    ("/image 'my d", ["og.jpg'"]),
+    ('/image "c', ['at.png"']),
+    ("/image my\\ d", ["og.jpg"]),
+    ("/image .\\/m", ["y\\ dog.jpg"]),
+    ("/image pic", ["tures/"]),
+    ("/image pictures/", []),
+    ("/image .h", ["idden.gif"]),
+    ("/image notes", []),
+    ("/image gone/", []),
+    ("./c", ["at.png"]),
+    ("~/my d", ["og.jpg"]),
+    ("'./c", ["at.png'"]),
+    ("./cat.png what", []),
     ("/image my d", ["og.jpg"]),
     ("/save n", ["otes.txt"]),
     ("/set te", ["temperature", "template"]),
+    ("/set prefix-cache ", ["kv", "exact"]),
+    ("/set prefix-cache=e", ["exact"]),
+    ("/set seed r", ["random"]),
+    ("/set template ans", ["answer en {question}"]),
+    ("/set max-tokens ", []),
+    ("/set nope x", []),
     ("/help det", ["detect"]),
     ("/ask c", []),
     ("/nope c", []),
@@ -253,12 +275,12 @@ COMPLETIONS = [
 
 @pytest.mark.parametrize(("typed", "offered"), COMPLETIONS)
 def test_completion(typed, offered):
-    found = editor.LineCompleter().get_completions(Document(typed), CompleteEvent())
+    found = completion.LineCompleter().get_completions(Document(typed), CompleteEvent())
     assert [each.text for each in found] == offered
 
 
 def test_completed_commands_say_what_they_do():
-    (found,) = editor.LineCompleter().get_completions(Document("/qu"), CompleteEvent())
+    (found,) = completion.LineCompleter().get_completions(Document("/qu"), CompleteEvent())
     assert found.display_meta_text == "leave"
     assert found.start_position == -3
 

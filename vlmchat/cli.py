@@ -67,9 +67,20 @@ def _run(options: Options) -> int:
         screen.error(str(error), error)
         return FAILED
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _interrupted()
     except OutputError as error:
         return _give_up_output(error, screen)
+
+
+def _interrupted() -> int:
+    """The exit code; ends the program at once where Python would wait for a download's threads.
+
+    What has come of its files stays in the cache, and the next download goes on there.
+    """
+    download = sys.modules.get("vlmchat.download")
+    if download is not None and download.is_running():
+        os._exit(INTERRUPTED)
+    return INTERRUPTED
 
 
 def _start(options: Options, screen: Screen) -> int:

@@ -11,6 +11,7 @@ Two ways to treat the image's prefix (drawn in `vlmchat.model.masks`):
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from time import perf_counter
 
 import torch
@@ -20,6 +21,7 @@ from vlmchat.answer import Draft, Piece, PrefixMode, Reply, Timing
 from vlmchat.batching import answer_together
 from vlmchat.config import ModelConfig
 from vlmchat.errors import UserError
+from vlmchat.headway import watched
 from vlmchat.images import Picture
 from vlmchat.model.cache import KVCache
 from vlmchat.model.masks import block_mask
@@ -94,6 +96,10 @@ class Engine:
             self.encoded(picture)
         else:
             self.block(picture, self.lead(prompt))
+
+    def watch(self, report: Callable[[float], None]) -> AbstractContextManager[None]:
+        """While the block runs, tell `report` after each layer how much is read, up to 1."""
+        return watched(self.model, report)
 
     def stream(
         self,

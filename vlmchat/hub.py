@@ -4,10 +4,10 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from vlmchat import download
+from vlmchat.download import Progress
 from vlmchat.errors import UserError
 from vlmchat.shards import INDEX_NAME, SINGLE_NAME
 
@@ -21,11 +21,11 @@ class HubError(UserError):
     """A model path at which there is no checkpoint."""
 
 
-def resolve(model_path: str | Path, *, progress: bool = False) -> Path:
+def resolve(model_path: str | Path, *, progress: Progress | None = None) -> Path:
     """The folder of a checkpoint: a path as it is, or a hub id with an optional `@revision`.
 
-    A hub id is looked up in the local cache first, then fetched, with bars where `progress` asks
-    for them. Raises HubError.
+    A hub id is looked up in the local cache first, then fetched; `progress` is told the bytes
+    done and in all. Raises HubError.
     """
     folder = Path(os.path.expanduser(model_path))
     if os.path.exists(folder):  # unlike Path.exists, it says no to a name that is too long
@@ -93,35 +93,13 @@ def _is_whole(folder: Path) -> bool:
     return all(isinstance(name, str) and (folder / name).exists() for name in files)
 
 
-def _fetched(repository: str, revision: str | None, progress: bool) -> Path:
+def _fetched(repository: str, revision: str | None, progress: Progress | None) -> Path:
     """Download the snapshot; raises HubError."""
-    from huggingface_hub import snapshot_download
-
     try:
-        with _bars(progress):
-            folder = snapshot_download(repository, revision=revision, allow_patterns=list(WANTED))
+        folder = download.fetch(repository, revision, list(WANTED), progress)
     except Exception as error:  # the hub, its client, the network and the disk have one each
         raise HubError(f"{repository}: {_reason(error, repository, revision)}") from error
     return _checked(Path(folder))
-
-
-@contextmanager
-def _bars(progress: bool) -> Iterator[None]:
-    """Progress bars only where they are asked for, and afterwards as they were."""
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    if progress or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
 
 
 def _reason(error: Exception, repository: str, revision: str | None) -> str:

@@ -31,12 +31,12 @@ def load(
 
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is auto, float32, bfloat16 or float16.
     `mask_decoder` is the file that turns `segment`'s codes into masks (None: the one beside the
-    checkpoint, if there is one). `progress`, called with bytes done and bytes in all, also allows
-    a download to show its bars.
+    checkpoint, if there is one). `progress`, called with bytes done and bytes in all, is told of a
+    download first, then of the loading.
     Raises UserError where something is wrong with the path, the files or the device.
     """
     target = pick_device(device)
-    folder = hub.resolve(model_path or DEMO_FOLDER, progress=progress is not None)
+    folder = hub.resolve(model_path or DEMO_FOLDER, progress=progress)
     checkpoint = open_checkpoint(folder, ModelConfig.from_folder(folder))
     processor = Processor.from_folder(folder, checkpoint.config)
     model = load_model(checkpoint, pick_dtype(dtype, checkpoint), target, progress)

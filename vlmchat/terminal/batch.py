@@ -137,7 +137,8 @@ def carry_out(
     prompt = line.strip()
     try:
         before = session.current
-        outcome = commands.run(_as_one(line), session)
+        with screen.waiting("working", session.engine.watch):
+            outcome = commands.run(_as_one(line), session)
         if isinstance(outcome, Quit):
             return Done.QUIT
         if isinstance(outcome, Say):
@@ -196,7 +197,7 @@ def _answer(
         about = "thinking"
     else:
         about = f"looking at {session.current.name}"
-    reply = screen.answer(stream, about)
+    reply = screen.answer(stream, about, session.engine.watch)
     if screen.as_json:
         screen.record(record(session.turns[-1]))
     else:

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
-from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.typeahead import store_typeahead
 from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.key_binding.key_processor import KeyPress
+from prompt_toolkit.styles import Style
 
-from vlmchat.images import SUFFIXES
-from vlmchat.terminal.commands import COMMANDS, find
-from vlmchat.terminal.settings import SETTINGS
+from vlmchat.terminal.completion import LineCompleter, is_completed
+from vlmchat.terminal.render import one_line, printable
 
 if TYPE_CHECKING:
     from prompt_toolkit.input import Input
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from vlmchat.terminal.render import Screen
 
 PROMPT = ">>> "
+# Not reversed: a row that is coloured to its end wraps when the window becomes narrower.
+LOOKS = Style.from_dict({"bottom-toolbar": "noreverse #888888"})
+REFRESH = 0.5  # seconds between two looks at what the toolbar says
 
 
 class Editor(Protocol):
@@ -38,18 +41,33 @@ class Editor(Protocol):
         """The next line. EOFError for Ctrl-D, KeyboardInterrupt for Ctrl-C on an empty line."""
 
 
-def open_editor(screen: Screen, input: Input | None = None, output: Output | None = None) -> Editor:
-    """The line editor that this terminal can have: a full one needs escape sequences."""
+def open_editor(
+    screen: Screen,
+    status: Callable[[], str],
+    input: Input | None = None,
+    output: Output | None = None,
+) -> Editor:
+    """The line editor that this terminal can have: a full one needs escape sequences.
+
+    `status` gives the text of its toolbar.
+    """
     if screen.styled or input is not None:
-        return FullEditor(screen, input, output)
+        return FullEditor(screen, status, input, output)
     return PlainEditor(screen)
 
 
 class FullEditor:
-    """prompt_toolkit's: Enter sends, Alt-Enter begins a new line, Tab completes."""
+    """prompt_toolkit's: Enter sends, Alt-Enter begins a new line, Tab completes.
+
+    Room for the list of completions is taken below the prompt only while a line has some.
+    """
 
     def __init__(
-        self, screen: Screen, input: Input | None = None, output: Output | None = None
+        self,
+        screen: Screen,
+        status: Callable[[], str],
+        input: Input | None = None,
+        output: Output | None = None,
     ) -> None:
         self._screen = screen
         self._session: PromptSession[str] = PromptSession(
@@ -57,9 +75,12 @@ class FullEditor:
             history=open_history(),
             auto_suggest=AutoSuggestFromHistory(),
             completer=LineCompleter(),
-            complete_while_typing=True,
+            complete_while_typing=Condition(lambda: is_completed(get_app().current_buffer.text)),
             reserve_space_for_menu=6,
             key_bindings=_keys(),
+            bottom_toolbar=lambda: [("", f" {printable(one_line(status()))}")],
+            refresh_interval=REFRESH,
+            style=LOOKS,
             input=input,
             output=output,
         )
@@ -125,48 +146,6 @@ def _plain_readline() -> Callable[[], str]:
     finally:
         os.environ["TERM"] = kind
     return readline.get_line_buffer
-
-
-class LineCompleter(Completer):
-    """Completes commands, and what a command's row in the table says that it takes."""
-
-    def __init__(self) -> None:
-        self._images = PathCompleter(expanduser=True, file_filter=_is_image_or_folder)
-        self._files = PathCompleter(expanduser=True)
-
-    def get_completions(
-        self, document: Document, complete_event: CompleteEvent
-    ) -> Iterable[Completion]:
-        """What may stand at the cursor of a line that begins with a slash."""
-        text = document.text_before_cursor
-        name, space, rest = text.partition(" ")
-        if not name.startswith("/"):
-            return
-        if not space:
-            yield from _beginning(
-                name, [(each, row.help) for row in COMMANDS for each in row.names]
-            )
-            return
-        command = find(name)
-        takes = command.completes if command is not None else ""
-        if takes in ("image", "file"):
-            paths = self._images if takes == "image" else self._files
-            yield from paths.get_completions(Document(rest.lstrip()), complete_event)
-        elif takes == "setting":
-            yield from _beginning(rest, [(row.name, row.help) for row in SETTINGS])
-        elif takes == "command":
-            yield from _beginning(rest, [(row.names[0][1:], row.help) for row in COMMANDS])
-
-
-def _beginning(typed: str, words: list[tuple[str, str]]) -> Iterable[Completion]:
-    """The words that begin as typed, with their help beside them."""
-    for word, help in words:
-        if word.startswith(typed.lower()):
-            yield Completion(word, start_position=-len(typed), display_meta=help)
-
-
-def _is_image_or_folder(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES) or os.path.isdir(path)
 
 
 def open_history() -> History:

@@ -104,7 +104,11 @@ def render(scene: Scene, kind: Kind, window: Window, console: Console) -> str:
 
 
 def _resized(image: Image, size: tuple[int, int]) -> Image:
-    return image if image.size == size else image.resize(size, reducing_gap=3.0)
+    """The image at another size; Hamming's filter leaves no bright edges around small shapes."""
+    from PIL.Image import Resampling
+
+    kind = Resampling.HAMMING if size[0] < image.width else Resampling.BICUBIC
+    return image if image.size == size else image.resize(size, kind, reducing_gap=3.0)
 
 
 def _through_tmux(sequence: str, rows: int) -> str:

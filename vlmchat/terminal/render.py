@@ -13,7 +13,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vlmchat.engine import Piece, Reply
     from vlmchat.overlay import Scene
     from vlmchat.terminal.detect import Kind
+
+Watch = Callable[[Callable[[float], None]], AbstractContextManager[None]]
 
 # C0 but tab and line feed, DEL, C1, marks that reorder text, and halves of surrogate pairs.
 _UNPRINTABLE = re.compile(
@@ -83,17 +85,20 @@ class Screen:
         self._graphics = graphics
         self._typed = ""
 
-    def answer(self, stream: Iterable[Piece | Reply], about: str) -> Reply:
+    def answer(
+        self, stream: Iterable[Piece | Reply], about: str, watch: Watch | None = None
+    ) -> Reply:
         """Write an answer as it comes and end it with one newline; return the Reply.
 
-        `about` is what the waiting line shows until the first piece. What was written stays, and
-        its line is ended, whatever interrupts the stream. In JSON mode nothing is written here.
+        `about` is what the waiting line shows until the first piece, and `watch` tells it how far
+        that is. What was written stays, and its line is ended, whatever interrupts the stream. In
+        JSON mode nothing is written here.
         """
         from vlmchat.engine import Reply
 
         begun = False
         with ExitStack() as waiting:
-            waiting.enter_context(self.waiting(about))
+            waiting.enter_context(self.waiting(about, watch))
             try:
                 for part in stream:
                     if isinstance(part, Reply):
@@ -181,12 +186,16 @@ class Screen:
         return answer.kind
 
     @contextmanager
-    def waiting(self, text: str) -> Iterator[None]:
-        """Show on a terminal, while the block runs, that something is going on; then remove it."""
+    def waiting(self, text: str, watch: Watch | None = None) -> Iterator[None]:
+        """Show on a terminal, while the block runs, that something is going on; then remove it.
+
+        `watch`, given what to call, calls it with the share that is done, as long as it is open.
+        """
         if self.quiet or not self.err_styled:
             yield
             return
-        with Waiting(self.err, printable(one_line(text)), spin=True):
+        shown = Waiting(self.err, printable(one_line(text)), spin=True)
+        with shown, watch(shown.reached) if watch else nullcontext():
             yield
 
     @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from vlmchat.terminal import reports
 from vlmchat.terminal.batch import Done, carry_out
 from vlmchat.terminal.editor import open_editor
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 TWICE_WITHIN = 2.0  # seconds between the two Ctrl-C that leave
 SAMPLE = Path(__file__).parents[1] / "demo" / "sample.png"
-TRY = '"what is this?" or /detect object'
+TRY = '"what is this?"'
 LEAVE = "to leave, press Ctrl-D, or Ctrl-C once more"
 
 
@@ -42,7 +43,7 @@ def run(
     `input` and `output` are for tests, which type and look without a terminal.
     """
     greet(session, screen)
-    editor = open_editor(screen, input, output)
+    editor = open_editor(screen, lambda: reports.status(session), input, output)
     warmer = Warmer(session)
     try:
         return _chat(session, screen, editor, warmer)
@@ -118,8 +119,8 @@ def greet(session: Session, screen: Screen) -> None:
         return
     screen.scene(plain(picture.image))
     width, height = picture.size
-    tips = f"; try {TRY}" if session.model_name == "demo" else ""
-    screen.notice(f"ask about {picture.name} ({width}x{height}){tips}; /help lists the commands")
+    tip = f": try {TRY}" if session.model_name == "demo" else ""
+    screen.notice(f"ask about {picture.name} ({width}x{height}){tip}; /help says more")
 
 
 class CtrlC:

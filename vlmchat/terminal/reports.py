@@ -77,6 +77,26 @@ def show(session: Session) -> str:
     return columns(rows)
 
 
+def status(session: Session) -> str:
+    """The one line below the prompt: model, where it runs, image, what is kept of it."""
+    engine = session.engine
+    parts = [session.model_name, f"{engine.device} {str(engine.dtype).removeprefix('torch.')}"]
+    if session.current is not None:
+        parts += [current(session), _prefix_state(session, session.current)]
+    else:
+        parts.append("no image" if session.failed is None else current(session))
+    return " | ".join(parts)
+
+
+def _prefix_state(session: Session, shown: Picture) -> str:
+    """Whether the next question about an image starts from work that is done."""
+    mode = session.settings.prefix_cache
+    mine = [each.tokens for each in session.engine.kept if each.image == shown.key]
+    if mode == "kv" and any(mine):
+        return f"kv: {max(mine)} tokens kept"
+    return f"{mode}: {'image encoded' if mine else 'nothing kept yet'}"
+
+
 def _kept(kept: Kept, session: Session) -> str:
     """One kept prefix: whose it is, how long and how large."""
     names = (each.name for each in session.pictures if each.key == kept.image)

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """One name of `/set`; `change` raises ValueError with what the value must be."""
+    """One name of `/set`; `change` raises ValueError with what the value must be.
+
+    `values` are those that have a name or a meaning of their own, for completion.
+    """
 
     name: str
     help: str
     read: Callable[[Settings], str]
     change: Callable[[Settings, str], Settings]
+    values: tuple[str, ...] = ()
 
 
 def change(setting: Setting, settings: Settings, text: str) -> Settings:
@@ -97,7 +101,9 @@ def _track(settings: Settings, text: str) -> Settings:
     return replace(settings, track=text.lower() == "on")
 
 
-def _sampled(name: str, help: str, field: str, parse: Callable[[str], Any]) -> Setting:
+def _sampled(
+    name: str, help: str, field: str, parse: Callable[[str], Any], *values: str
+) -> Setting:
     """A setting that is a field of Sampling."""
 
     def read(settings: Settings) -> str:
@@ -107,20 +113,21 @@ def _sampled(name: str, help: str, field: str, parse: Callable[[str], Any]) -> S
     def set_field(settings: Settings, text: str) -> Settings:
         return replace(settings, sampling=replace(settings.sampling, **{field: parse(text)}))
 
-    return Setting(name, help, read, set_field)
+    return Setting(name, help, read, set_field, values)
 
 
 SETTINGS: tuple[Setting, ...] = (
     _sampled("temperature", "0 takes the likeliest token, more is freer", "temperature",
-             _temperature),
-    _sampled("top-p", "draw from the likeliest tokens of this share; 1 is off", "top_p", _top_p),
-    _sampled("top-k", "draw from this many likeliest tokens; 0 is off", "top_k", _top_k),
+             _temperature, "0"),
+    _sampled("top-p", "draw from the likeliest tokens of this share; 1 is off", "top_p", _top_p,
+             "1"),
+    _sampled("top-k", "draw from this many likeliest tokens; 0 is off", "top_k", _top_k, "0"),
     _sampled("max-tokens", "an answer ends after this many tokens", "max_tokens", _max_tokens),
-    _sampled("seed", "the same number draws the same answer again", "seed", _seed),
+    _sampled("seed", "the same number draws the same answer again", "seed", _seed, "random"),
     Setting("prefix-cache", "kv keeps the work on the image, exact redoes it",
-            lambda settings: settings.prefix_cache, _prefix_cache),
+            lambda settings: settings.prefix_cache, _prefix_cache, ("kv", "exact")),
     Setting("template", "what goes around a plain question",
-            lambda settings: settings.template, _template),
+            lambda settings: settings.template, _template, ("answer en {question}", "{question}")),
     Setting("track", "answers are recorded with Comet",
-            lambda settings: "on" if settings.track else "off", _track),
+            lambda settings: "on" if settings.track else "off", _track, ("on", "off")),
 )  # fmt: skip
