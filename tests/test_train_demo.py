@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 import vlmchat
-from examples.train_demo import batches, evaluate, export
+from examples.train_demo import batches, evaluate, export, samples
 from examples.train_demo.answers import (
     UNANSWERABLE,
     beside,
@@ -492,7 +492,9 @@ def test_images_are_shown_again_with_other_questions(folder: Path) -> None:
     assert all(first != second for first, second in again)
 
 
-def test_a_run_goes_on_where_it_ended_and_is_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_where_it_ended_and_is_a_checkpoint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = Plan(minutes=0.01, batch=2, workers=0, most_things=1, report_every=1, bfloat16=False)
     lines: list[str] = []
     first = train(folder, replace(plan, looking=1.0), lines.append).progress
@@ -507,6 +509,7 @@ def test_a_run_goes_on_where_it_ended_and_is_a_checkpoint(folder: Path, tmp_path
     assert (folder / "curves.png").stat().st_size > 0
 
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr(evaluate, "LONGEST_ANSWER", 4)
     export.export(folder, learner, tmp_path)
     checkpoint = open_checkpoint(tmp_path, ModelConfig.from_folder(tmp_path))
     assert checkpoint.dtype == torch.bfloat16
@@ -622,13 +625,16 @@ def test_places_begin_as_neighbours(processor: Processor) -> None:
     assert rows.std() == pytest.approx(other.std().item(), rel=0.3)
 
 
-def test_samples_are_of_the_wanted_kinds(folder: Path, tmp_path: Path) -> None:
+def test_samples_are_of_the_wanted_kinds(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "LONGEST_ANSWER", 4)  # what it says is of no matter
     learner = Learner(ModelConfig.from_folder(folder))
     export.export(folder, learner, tmp_path)
     lines = list(write_samples(tmp_path, tmp_path / "images", candidates=1))
-    one, few, pair = (line.count(",") + 1 for line in lines)
-    assert one == 1
-    assert few in (3, 4)
-    assert pair == 2
-    for name in ("star", "shapes", "pair"):
+    counts = [line.split(" (")[0].count(",") + 1 for line in lines]
+    assert counts[:2] == [1, 2]
+    assert counts[2] in (4, 5)
+    assert (tmp_path / "sample.png").read_bytes() == (tmp_path / "images/shapes.png").read_bytes()
+    for name in ("star", "pair", "shapes"):
         assert 0 < (tmp_path / "images" / f"{name}.png").stat().st_size < 100_000

@@ -234,18 +234,17 @@ def run(folder: Path, trial: Trial, wanted: int) -> Trial:
     """
     session = vlmchat.load(folder, sampling=Sampling(max_tokens=LONGEST_ANSWER))
     for rng, image, contents in _scenes(trial, MOST_SCENES * wanted):
-        show(session, image)
-        missing = 0
-        for kind, (make, _) in KINDS.items():
-            row = trial.rows.setdefault(kind, Row())
-            if row.asked < wanted:
-                missing += 1
-                if question := make(Asker(rng, contents, trial.unheard)):
-                    trial.count(question, contents, session.answer(question.prompt).text)
-        session.pictures.clear()
-        session.clear()
+        missing = [kind for kind in KINDS if trial.rows.setdefault(kind, Row()).asked < wanted]
         if not missing:
             break
+        asker = Asker(rng, contents, trial.unheard)
+        questions = [question for kind in missing if (question := KINDS[kind][0](asker))]
+        show(session, image)
+        replies = session.answers([question.prompt for question in questions])
+        for question, reply in zip(questions, replies, strict=True):
+            trial.count(question, contents, reply.text)
+        session.pictures.clear()
+        session.clear()
     return trial
 
 
@@ -257,7 +256,9 @@ def _scenes(trial: Trial, most: int) -> Iterator[tuple[random.Random, Image.Imag
         if trial.other:
             yield rng, *draw_other(rng)
         else:
-            scene = draw_scene(rng, side=math.exp(rng.uniform(*map(math.log, SIDES))))
+            # A text in every second scene, so that there is enough to read.
+            side = math.exp(rng.uniform(*map(math.log, SIDES)))
+            scene = draw_scene(rng, side=side, text=True if seed % 2 else None)
             yield rng, scene.image, scene.contents
 
 
