@@ -9,13 +9,14 @@ launch for each of its hundreds of kernels; it can also be compiled once.
 Axes: S positions of a bucket, D decoder width, V vocabulary rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmchat.model.cache import CacheSlot, KVCache
+from vlmchat.model.linear import FastLinear
 from vlmchat.model.paligemma import PaliGemma
 from vlmchat.sampling import Sampler, likeliest, refuse_useless
 
@@ -102,6 +103,15 @@ class FixedStep:
         hidden = self.model.text(self.model.embed(token), position, mask, self.slot)
         return self.scores(hidden[0, -1])
 
+    def rehearse(self) -> None:
+        """Run once, so that whatever is set up at the first run is; the input is lost.
+
+        It writes the last position of the bucket, which no answer has filled when its step is
+        recorded, or fills with this very step.
+        """
+        self.feed.write(0, self.slot.span - 1)
+        self.run()
+
     @torch.inference_mode()
     def run(self) -> None:
         """The whole step; nothing in it waits for the device."""
@@ -172,7 +182,6 @@ class FixedDecoder:
             self._steps.clear()
         if span not in self._steps:
             step = FixedStep(self.model, self.scores, room, span, self.feed)
-            self.feed.write(0, span - 1)
             self._steps[span] = self.record(step)
         return self._steps[span]
 
@@ -192,6 +201,7 @@ def fastest(
         record = capture_compiled if on_cuda else compile_step
         decoder = FixedDecoder(model, scores, record, run_ahead=on_cuda, bucket=room.capacity)
         try:
+            _leave_alone(model.modules())
             decoder.step(room, room.capacity)
             return decoder, ()
         except Exception as error:
@@ -204,6 +214,14 @@ def fastest(
         except RuntimeError as error:
             notices.append(f"no CUDA graphs: {_reason(error)}: decoding goes on without them")
     return EagerDecoder(model, scores), tuple(notices)
+
+
+def _leave_alone(layers: Iterable[nn.Module]) -> None:
+    """Keep the compiler out of layers whose weights have a layout of their own."""
+    for layer in layers:
+        if isinstance(layer, FastLinear):
+            disabled = torch.compiler.disable(layer.forward)  # type: ignore[no-untyped-call]
+            layer.forward = disabled
 
 
 def _reason(error: BaseException) -> str:
@@ -220,7 +238,7 @@ def compile_step(step: FixedStep) -> Callable[[], None]:
     Raises whatever `torch.compile` does.
     """
     step.compute = torch.compile(step.logits)
-    step.run()
+    step.rehearse()
     return step.run
 
 
@@ -233,7 +251,7 @@ def capture_compiled(step: FixedStep) -> Callable[[], None]:
 def capture(step: FixedStep) -> Callable[[], None]:
     """Record a step on a CUDA device as a graph; the result replays it.
 
-    It is run once before, as CUDA asks for, so that nothing is set up while the graph is recorded.
+    It is rehearsed on another stream, as CUDA asks for, so that nothing is set up in the graph.
     """
     device = step.model.device
     graph = torch.cuda.CUDAGraph()
@@ -241,7 +259,7 @@ def capture(step: FixedStep) -> Callable[[], None]:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            step.run()
+            step.rehearse()
         torch.cuda.current_stream().wait_stream(side)
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             step.run()
