@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vlmchat.config import LayerConfig, TextConfig
-from vlmchat.model.cache import KVCache
+from vlmchat.model.cache import CacheSlot, KVCache
 
 CONFIG = TextConfig(10, 16, 64, 1e-6, (LayerConfig(16, 32, 4, 2, 8, 1e-6, 1e4, 1.0),) * 3)
 
@@ -52,3 +52,13 @@ def test_what_does_not_fit_is_refused():
         filled(4, 3).append(0, torch.zeros(1, 2, 2, 8), torch.zeros(1, 2, 2, 8))
     with pytest.raises(ValueError, match="cannot rewind"):
         filled(4, 3).rewind(4)
+
+
+def test_a_slot_writes_where_the_device_says_and_returns_its_span():
+    room = filled(6, 2)
+    slot = CacheSlot(room, torch.tensor([3]), span=5)
+    keys, values = slot.append(1, torch.full((1, 2, 1, 8), 9.0), torch.full((1, 2, 1, 8), 8.0))
+    assert keys[0, 1, :, 0].tolist() == [2.0, 2.0, 0.0, 9.0, 0.0]
+    assert values[0, 1, :, 0].tolist() == [-2.0, -2.0, 0.0, 8.0, 0.0]
+    slot.advance(1)
+    assert room.length == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vlmchat.config import LayerConfig, TextConfig
-from vlmchat.model.gemma import GemmaDecoder, RMSNorm, attend, rope_table, rotate
+from vlmchat.model.gemma import GemmaDecoder, RMSNorm, attend, attend_one_row, rope_table, rotate
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -81,6 +81,16 @@ def test_grouped_query_attention_equals_repeated_heads_in_a_loop(masked):
                 scores = scores.masked_fill(~mask, -torch.inf)
             wanted = scores.softmax(-1) @ v[b, kv_head]
             assert torch.allclose(mixed[b, head], wanted, atol=1e-6)
+
+
+def test_attention_of_one_row_by_hand_equals_the_fused_one():
+    q, k, v = draw(2, 8, 1, 16), draw(2, 2, 9, 16, seed=1), draw(2, 2, 9, 16, seed=2)
+    mask = torch.zeros(1, 7).masked_fill(torch.arange(7) > 4, -torch.inf)
+    wanted = attend(q, k[:, :, :5], v[:, :, :5], 0.3, None)
+    k, v = k[:, :, :7], v[:, :, :7]
+    assert torch.allclose(attend(q, k, v, 0.3, mask), wanted, atol=1e-6)
+    by_hand = attend_one_row(q.reshape(2, 2, 4, 16), k, v, 0.3, mask)
+    assert torch.allclose(by_hand.reshape(q.shape), wanted, atol=1e-6)
 
 
 def test_each_layer_follows_its_own_config():

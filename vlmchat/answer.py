@@ -71,7 +71,8 @@ class Draft:
         self.token_ids: list[int] = []
         self.finish: FinishReason | None = None
         self._prompt = prompt
-        self._sampler, self._detokenizer, self._end_id = sampler, detokenizer, end_id
+        self.sampler = sampler
+        self._detokenizer, self._end_id = detokenizer, end_id
         self._text = ""
         self._logprobs: list[float] = []
         self._started = perf_counter()
@@ -79,7 +80,10 @@ class Draft:
 
     def choose(self, logits: Tensor) -> Piece:
         """Choose the next token from logits (V,)."""
-        token_id, logprob = self._sampler.pick(logits)
+        return self.add(*self.sampler.pick(logits))
+
+    def add(self, token_id: int, logprob: float) -> Piece:
+        """Take a token that `sampler` has chosen."""
         self.token_ids.append(token_id)
         self._logprobs.append(logprob)
         self._first_token_s = self._first_token_s or perf_counter() - self._started

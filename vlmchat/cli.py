@@ -134,6 +134,7 @@ def _load(options: Options, screen: Screen) -> Session:
             prefix_cache=options.prefix_cache,
             sampling=sampling,
             mask_decoder=options.mask_decoder,
+            compile=options.compile,
             progress=progress,
         )
 

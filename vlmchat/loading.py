@@ -25,14 +25,16 @@ def load(
     prefix_cache: PrefixMode = "kv",
     sampling: Sampling | None = None,
     mask_decoder: str | Path | None = None,
+    compile: bool = False,
     progress: Progress | None = None,
 ) -> Session:
     """Load a checkpoint folder or hub id (None: the demo model) into a new session.
 
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is auto, float32, bfloat16 or float16.
     `mask_decoder` is the file that turns `segment`'s codes into masks (None: the one beside the
-    checkpoint, if there is one). `progress`, called with bytes done and bytes in all, is told of a
-    download first, then of the loading.
+    checkpoint, if there is one). `compile` has the decoding step compiled, where there is a C++
+    compiler; it takes its time once. `progress`, called with bytes done and bytes in all, is told
+    of a download first, then of the loading.
     Raises UserError where something is wrong with the path, the files or the device.
     """
     target = pick_device(device)
@@ -40,11 +42,13 @@ def load(
     checkpoint = open_checkpoint(folder, ModelConfig.from_folder(folder))
     processor = Processor.from_folder(folder, checkpoint.config)
     model = load_model(checkpoint, pick_dtype(dtype, checkpoint), target, progress)
+    engine = Engine(model, processor)
+    notices = checkpoint.notices + engine.accelerate(compile)
     session = Session(
-        Engine(model, processor),
+        engine,
         Settings(sampling=sampling or Sampling(), prefix_cache=prefix_cache),
         model_name="demo" if model_path is None else str(model_path),
-        notices=checkpoint.notices,
+        notices=notices,
     )
     mask_path = Path(mask_decoder) if mask_decoder else mask_file.beside(folder)
     if mask_path is not None:

@@ -47,6 +47,7 @@ class Options:
     batch_size: int
     graphics: str
     mask_decoder: str | None
+    compile: bool
     track: bool | None
     track_import: str | None
     json: bool
@@ -186,6 +187,7 @@ def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> No
     metavar="PATH",
     help="File that turns segment's codes into masks. [vae-oid.npz beside the checkpoint]",
 )
+@click.option("--compile", is_flag=True, help="Compile the decoding step; needs a C++ compiler.")
 @click.option(
     "--track/--no-track",
     default=None,

@@ -58,21 +58,28 @@ class Sampler:
         That is before temperature, top-k and top-p: how likely the model found it. Raises UserError
         where the scores are no numbers.
         """
-        _refuse_useless(logits)
+        if self.sampling.temperature == 0:
+            token, logprob = likeliest(logits)
+            refuse_useless(float(logprob))
+            return int(token), float(logprob)
         logits = logits.float()
         logprobs = logits.log_softmax(-1)
-        if self.sampling.temperature == 0:
-            token = int(logits.argmax())
-        else:
-            temperature = min(max(self.sampling.temperature, COLDEST), HOTTEST)
-            kept = restrict((logits - logits.max()) / temperature, self.sampling)
-            token = int(torch.multinomial(kept.softmax(-1), 1, generator=self._generator))
-        return token, float(logprobs[token])
+        refuse_useless(float(logprobs.max()))
+        temperature = min(max(self.sampling.temperature, COLDEST), HOTTEST)
+        kept = restrict((logits - logits.max()) / temperature, self.sampling)
+        drawn = int(torch.multinomial(kept.softmax(-1), 1, generator=self._generator))
+        return drawn, float(logprobs[drawn])
 
 
-def _refuse_useless(logits: Tensor) -> None:
-    """Raise UserError unless the highest score is a number: one NaN among them makes it NaN."""
-    if not bool(logits.max().isfinite()):
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The greedy choice from logits (V,): token (1,) and log-probability (1,), on the device."""
+    token = logits.argmax(-1, keepdim=True)
+    return token, logits.float().log_softmax(-1).gather(-1, token)
+
+
+def refuse_useless(logprob: float) -> None:
+    """Raise UserError unless it is a number: one NaN among the scores makes every one NaN."""
+    if not math.isfinite(logprob):
         raise UserError(
             "the model's scores are no numbers: its weights are damaged, or float16 is too narrow "
             "for them: download them again, or use --dtype bfloat16 or float32"

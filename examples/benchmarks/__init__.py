@@ -1,0 +1,1 @@
+"""Measure vlmchat beside transformers: `python -m examples.benchmarks --help`."""

@@ -69,3 +69,27 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes of all the room, filled or not."""
         return sum(tensor.nbytes for tensor in self.keys + self.values)
+
+
+class CacheSlot(KVCache):
+    """One position of a cache, which only the device knows: no shape depends on how much is filled.
+
+    `append` writes a single new token at `position` (1,) and returns the first `span` positions of
+    the room, filled or not, so what lies behind `position` must be masked.
+    """
+
+    def __init__(self, room: KVCache, position: Tensor, span: int) -> None:
+        self.keys, self.values = room.keys, room.values
+        self.capacity = room.capacity
+        self.length = room.length
+        self.position = position
+        self.span = span
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one token's (B, K, 1, H); return the (B, K, span, H) around it."""
+        self.keys[layer].index_copy_(2, self.position, keys)
+        self.values[layer].index_copy_(2, self.position, values)
+        return self.keys[layer][:, :, : self.span], self.values[layer][:, :, : self.span]
+
+    def advance(self, tokens: int) -> None:
+        """Nothing: the position moves on the device."""

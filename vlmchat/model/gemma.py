@@ -30,28 +30,28 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (wide * (1.0 + self.weight.float())).to(x.dtype)
+        scale = 1.0 + self.weight.float()
+        return F.rms_norm(x.float(), x.shape[-1:], scale, self.eps).to(x.dtype)
 
 
 def rope_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
-    """Cosines and sines of the rotary angles: positions (T,) or (B, T) -> two of (…, 1, T, H/2).
+    """Cosines and sines of the rotary angles: positions (T,) or (B, T) -> two of (…, 1, T, H).
 
     Su et al. 2021 (arXiv 2104.09864): pair j turns by position * theta^(-2j/H). Angles are taken
-    in float32 whatever the model's dtype: bfloat16 cannot tell position 257 from 258.
+    in float32 whatever the model's dtype: bfloat16 cannot tell position 257 from 258. Both halves
+    of H hold the same angles, the sines with the sign that `rotate` adds them with.
     """
     pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     angles = positions.float().unsqueeze(-1) * theta ** (-pairs / head_dim)
     angles = angles.unsqueeze(-3)  # room for the head axis
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn each pair (dimension j, dimension j + H/2) of x (B, heads, T, H) by its angle."""
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
@@ -60,15 +60,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -
     Query head n reads key-value head n // G. Its G query heads are laid out as G * T rows of one
     head, so keys and values are never repeated in memory. `mask` is boolean, (T, S) or
     (B, 1, T, S), True where a row may read a position; None lets every row read every position.
+    For one row it may also be (1, S) of numbers to add to the scores.
     """
     batch, heads, rows, width = q.shape
     kv_heads = k.shape[1]
     groups = heads // kv_heads
     q = q.reshape(batch, kv_heads, groups * rows, width)
-    if mask is not None:
+    if mask is not None and rows > 1:
         mask = torch.cat([mask] * groups, dim=-2)  # (…, G * T, S)
+    if mask is not None and rows == 1 and q.is_cuda and mask.is_floating_point():
+        return attend_one_row(q, k, v, scale, mask).reshape(batch, heads, rows, width)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return mixed.reshape(batch, heads, rows, width)
+
+
+def attend_one_row(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
+    """One row: q (B, K, G, H) reads k, v (B, K, S, H), mask (1, S) added: (B, K, G, H).
+
+    Products and a softmax, one after another. CUDA's fused kernels are made for many rows, and take
+    two and a half times as long for one under a mask.
+    """
+    scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(q.shape)
 
 
 class Attention(nn.Module):
