@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 from contextlib import contextmanager
 
@@ -324,16 +325,32 @@ def test_a_legend_has_the_colours_of_the_boxes(monkeypatch):
     assert quiet.err.getvalue() == ""
 
 
-def test_waiting_shows_a_line_and_takes_it_away(monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch):
+    """A function that waits for a screen's waiting line to be drawn; what it says."""
     monkeypatch.setattr(waiting, "DELAY", 0.001)
+
+    def drawn(screen):
+        seen = screen.err.getvalue().count(waiting.CLEAR) + 2  # one may have begun before
+        deadline = time.monotonic() + 30
+        while (lines := screen.err.getvalue().split(waiting.CLEAR))[seen:] == []:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return lines[-1]
+
+    return drawn
+
+
+def gone(screen):
+    """Whether the line has been taken away, without a newline."""
+    return screen.err.getvalue().endswith(waiting.CLEAR) and "\n" not in screen.err.getvalue()
+
+
+def test_waiting_shows_a_line_and_takes_it_away(drawn):
     screen = screen_on(Terminal)
     with screen.waiting("looking at \x1bcat"):
-        while "looking" not in screen.err.getvalue():
-            time.sleep(0.001)
-    drawn = screen.err.getvalue().split(waiting.CLEAR)
-    assert drawn[1] == "| looking at \ufffdcat 0 s"
-    assert drawn[-1] == ""
-    assert "\n" not in screen.err.getvalue()
+        assert re.fullmatch(r"[|/\\-] looking at \ufffdcat 0 s", drawn(screen))
+    assert gone(screen)
 
 
 def test_what_is_over_at_once_shows_nothing():
@@ -343,8 +360,7 @@ def test_what_is_over_at_once_shows_nothing():
     assert screen.err.getvalue() == ""
 
 
-def test_waiting_shows_how_far_it_is_once_that_is_known(monkeypatch):
-    monkeypatch.setattr(waiting, "DELAY", 0.001)
+def test_waiting_shows_how_far_it_is_once_that_is_known(drawn):
     screen = screen_on(Terminal)
 
     @contextmanager
@@ -354,11 +370,8 @@ def test_waiting_shows_how_far_it_is_once_that_is_known(monkeypatch):
         yield
 
     with screen.waiting("looking at cat", watch):
-        while "looking" not in screen.err.getvalue():
-            time.sleep(0.001)
-    drawn = screen.err.getvalue().split(waiting.CLEAR)
-    assert drawn[1] == "looking at cat [##################      ]  75%"
-    assert drawn[-1] == ""
+        assert drawn(screen) == "looking at cat [##################      ]  75%"
+    assert gone(screen)
 
 
 @pytest.mark.parametrize(
@@ -370,21 +383,19 @@ def test_waiting_shows_how_far_it_is_once_that_is_known(monkeypatch):
         (20, "loading  50% 30 of "),
     ],
 )
-def test_the_line_never_wraps(monkeypatch, columns, shown):
-    monkeypatch.setattr(waiting, "FRAME", 0)
+def test_the_line_never_wraps(monkeypatch, drawn, columns, shown):
     monkeypatch.setattr(waiting.Waiting, "_columns", lambda _: columns)
     screen = screen_on(Terminal)
     with screen.loading("loading") as progress:
         progress(30_000_000, 60_000_000)
-    assert screen.err.getvalue().split(waiting.CLEAR)[2] == shown
+        assert drawn(screen) == shown
 
 
-def test_wide_letters_count_twice(monkeypatch):
+def test_wide_letters_count_twice(monkeypatch, drawn):
     monkeypatch.setattr(waiting.Waiting, "_columns", lambda _: 9)
     screen = screen_on(Terminal)
-    with screen.loading("猫猫猫猫猫"):
-        pass
-    assert screen.err.getvalue().split(waiting.CLEAR)[1] == "猫猫猫猫"
+    with screen.waiting("猫猫猫猫猫"):
+        assert drawn(screen)[1:] == " 猫猫猫"
 
 
 ESTIMATES = [
@@ -409,19 +420,15 @@ def test_a_time_has_the_unit_that_a_person_would_choose(seconds, text):
     assert waiting._about(seconds) == text
 
 
-def test_loading_draws_a_bar_and_takes_it_away(monkeypatch):
-    monkeypatch.setattr(waiting, "FRAME", 0)
+def test_loading_draws_a_bar_and_takes_it_away(drawn):
     screen = screen_on(Terminal)
     with screen.loading("loading") as progress:
+        assert "loading 0 s" in drawn(screen)
         progress(3_000_000_000, 6_000_000_000)
-        progress(6_000_000_000, 6_000_000_000)
-    assert screen.err.getvalue().split(waiting.CLEAR) == [
-        "",
-        "loading",
-        "loading [############            ]  50% 3.0 of 6.0 GB",
-        "loading [########################] 100% 6.0 of 6.0 GB",
-        "",
-    ]
+        assert drawn(screen) == "loading [############            ]  50% 3.0 of 6.0 GB"
+        progress(600_000_000, 600_000_000)
+        assert drawn(screen).startswith("loading [########################] 100% 600 of 600 MB")
+    assert gone(screen)
 
 
 @pytest.mark.parametrize(("kind", "quiet"), [(io.StringIO, False), (Terminal, True)])

@@ -194,7 +194,7 @@ class Screen:
         if self.quiet or not self.err_styled:
             yield
             return
-        shown = Waiting(self.err, printable(one_line(text)), spin=True)
+        shown = Waiting(self.err, printable(one_line(text)))
         with shown, watch(shown.reached) if watch else nullcontext():
             yield
 
@@ -210,7 +210,7 @@ class Screen:
             self._line(printable(text), "")
             yield None
         else:
-            with Waiting(self.err, printable(one_line(text)), spin=False) as waiting:
+            with Waiting(self.err, printable(one_line(text))) as waiting:
                 yield waiting.progress
 
     def _trace(self, error: BaseException | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,12 @@ def show(session: Session) -> str:
 def status(session: Session) -> str:
     """The one line below the prompt: model, where it runs, image, what is kept of it."""
     engine = session.engine
-    parts = [session.model_name, f"{engine.device} {str(engine.dtype).removeprefix('torch.')}"]
+    # Of a folder its own name is enough; a hub id is one with its owner.
+    name = session.model_name
+    parts = [
+        os.path.basename(os.path.normpath(name)) if name.startswith(("/", ".", "~")) else name,
+        f"{engine.device} {str(engine.dtype).removeprefix('torch.')}",
+    ]
     if session.current is not None:
         parts += [current(session), _prefix_state(session, session.current)]
     else:

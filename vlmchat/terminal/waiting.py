@@ -35,57 +35,43 @@ class Estimate:
 class Waiting:
     """A context manager that shows `text` on a terminal for as long as its block runs.
 
-    With `spin` a thread draws: a wheel and the seconds so far, and once `reached` has been told how
-    far it is, a bar with an estimate. Without, only `progress` draws.
+    A thread draws: a wheel and the seconds so far, and a bar with an estimate once it has been told
+    how far the work is. Both may be told from any thread.
     """
 
-    def __init__(self, stream: TextIO, text: str, *, spin: bool) -> None:
+    def __init__(self, stream: TextIO, text: str) -> None:
         self._stream = stream
         self._text = text
-        self._started = self._drawn = time.monotonic()
-        self._share = 0.0
+        self._started = time.monotonic()
+        self._share, self._size = 0.0, ""
         self._estimate = Estimate()
-        self._lock = threading.Lock()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._spin, daemon=True) if spin else None
+        self._thread = threading.Thread(target=self._draw_until_over, daemon=True)
 
     def __enter__(self) -> Waiting:
-        if self._thread is not None:
-            self._thread.start()
-        else:
-            self._draw(self._text)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-        else:
-            self._draw("")
+        self._over.set()
+        self._thread.join()
 
     def reached(self, share: float) -> None:
-        """Note how much of the work is done, 0 to 1, from any thread; it never goes back."""
+        """Note how much of the work is done, 0 to 1; it never goes back."""
         self._share = max(self._share, share)
 
     def progress(self, done: int, total: int) -> None:
-        """Draw a bar for `done` of `total` bytes, a few times a second at most, from any thread."""
-        now = time.monotonic()
-        share = done / max(total, 1)
-        with self._lock:
-            left = self._estimate.left(share, now)
-            if now - self._drawn >= FRAME and not self._over.is_set():
-                self._drawn = now
-                self._bar(share, f" {_size(done, total)}", left)
+        """Note that `done` of `total` bytes are done; a second piece of work begins anew."""
+        self._share, self._size = done / max(total, 1), _size(done, total)
 
-    def _spin(self) -> None:
+    def _draw_until_over(self) -> None:
         pause = DELAY
         while not self._over.wait(pause):
             pause = FRAME
             now = time.monotonic()
             seconds = now - self._started
             if self._share:
-                self._bar(self._share, "", self._estimate.left(self._share, now))
+                self._bar(self._share, self._size, self._estimate.left(self._share, now))
             else:
                 wheel = SPINNER[int(seconds / FRAME) % len(SPINNER)]
                 self._draw(f"{wheel} {self._text} {seconds:.0f} s")
@@ -117,8 +103,8 @@ class Waiting:
 def _size(done: int, total: int) -> str:
     """Both in the unit in which the total is a small number."""
     if total < 10**9:
-        return f"{done / 1e6:.0f} of {total / 1e6:.0f} MB"
-    return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB"
+        return f" {done / 1e6:.0f} of {total / 1e6:.0f} MB"
+    return f" {done / 1e9:.1f} of {total / 1e9:.1f} GB"
 
 
 def _about(seconds: float) -> str:
