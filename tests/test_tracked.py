@@ -216,7 +216,7 @@ def test_comet_works_when_nobody_waits_for_an_answer(folder, monkeypatch, typed)
         news=list,
         close=lambda: calls.append("close"),
     )
-    monkeypatch.setattr(live, "CometTracker", lambda destination: tracker)
+    monkeypatch.setattr(live, "CometTracker", lambda *_: tracker)
     screen = Screen(io.StringIO(), io.StringIO())
     session = Session(chat.Echo(), model_name="demo")
     with tracked.tracked(session, True, screen), create_pipe_input() as keyboard:
