@@ -26,6 +26,7 @@ def folder(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(live, "PATIENCE", 60)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 48), "red").save(tmp_path / "cat.png")
     return tmp_path
