@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -17,7 +18,7 @@ from tests import chat
 from tests.test_tracking_filer import Archive, clean_environment, needs_comet, write_journal
 from vlmchat.cli import main
 from vlmchat.session import Session
-from vlmchat.terminal import repl, tracked
+from vlmchat.terminal import batch, repl, tracked
 from vlmchat.terminal.render import Screen
 from vlmchat.tracking import live
 from vlmchat.tracking.journal import Journal
@@ -31,6 +32,7 @@ def folder(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(live, "PATIENCE", 60)
     monkeypatch.setenv("VLMCHAT_HISTORY", "")
     monkeypatch.setitem(vars(vlmchat), "load", chat.load)
     monkeypatch.chdir(tmp_path)
@@ -67,6 +69,7 @@ chat.vlmchat.load = chat.load
 subprocess.Popen = None
 assert chat.main(["--ask", "what", "--image", "cat.png"]) == 0
 assert not [name for name in sys.modules if name.startswith(("comet", "sentry"))]
+assert not {"vlmchat.tracking.live", "vlmchat.tracking.records"} & set(sys.modules)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -155,36 +158,47 @@ def test_a_chat_without_an_answer_leaves_no_trace(folder, run):
 @needs_comet
 def test_an_address_that_hangs_delays_no_answer_and_costs_one_line(folder):
     """Comet is being called, and does not answer, while questions are asked and answered."""
+    pexpect = pytest.importorskip("pexpect")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        server.settimeout(60)
         environment = clean_environment(
             folder,
             COMET_API_KEY="k",
-            COMET_URL_OVERRIDE=address,
+            COMET_URL_OVERRIDE=f"http://127.0.0.1:{server.getsockname()[1]}/",
             COMET_HTTP_SESSION_RETRY_TOTAL="1",
             COMET_GET_OR_ADD_EXPERIMENT_RETRY_TOTAL="1",
+            PROMPT_TOOLKIT_NO_CPR="1",
+            TERM="dumb",
         )
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.chat", "--image", "cat.png"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "tests.chat", "--image", "cat.png"],
             env=environment,
             cwd=folder,
-            text=True,
-            bufsize=1,
-        ) as child:
-            ask(child, "one")
-            called, _ = server.accept()
-            ask(child, "two")
-            called.close()
-            server.close()
-            _, said = child.communicate()
+            encoding="utf-8",
+            dimensions=(24, 400),
+            timeout=60,
+        )
+        child.expect_exact("tracked with Comet, project vlmchat: ")
+        child.expect(">>>")
+        child.send("one\r")
+        child.expect_exact("you asked: answer en one !\r\n")
+        called, _ = server.accept()
+        child.expect(">>>")
+        child.send("two\r")
+        child.expect_exact("you asked: answer en two !\r\n")
+        called.close()
+        server.close()
+        child.expect(">>>")
+        said = child.before
+        child.send("\x04")
+        child.expect(pexpect.EOF)
+        said += child.before
+        child.close()
     (path,) = journals(folder)
-    announced, failed = said.splitlines()
-    assert announced.startswith("tracked with Comet, project vlmchat: ")
+    (failed,) = [line for line in said.splitlines() if "Comet" in line]
     assert failed.endswith(f"vlmchat --track-import {path} files it")
-    assert child.returncode == 0
+    assert child.exitstatus == 0
     kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
     assert kinds == ["run", "image", "turn", "turn", "end"]
 
@@ -193,6 +207,29 @@ def ask(child, question):
     """Type a question and read its answer."""
     child.stdin.write(f"{question}\n")
     assert child.stdout.readline() == f"you asked: answer en {question} !\n"
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_comet_works_when_nobody_waits_for_an_answer(folder, monkeypatch, typed):
+    """While a person types, and for a pipe at the end."""
+    calls = []
+    tracker = SimpleNamespace(
+        record=lambda session, turn: calls.append("record"),
+        idle=lambda: calls.append("idle"),
+        news=list,
+        close=lambda: calls.append("close"),
+    )
+    monkeypatch.setattr(live, "CometTracker", lambda *_: tracker)
+    screen = Screen(io.StringIO(), io.StringIO())
+    session = Session(chat.Echo(), model_name="demo")
+    with tracked.tracked(session, True, screen), create_pipe_input() as keyboard:
+        keyboard.send_text("one\rtwo\r\x04")
+        if typed:
+            repl.run(session, screen, keyboard, DummyOutput())
+        else:
+            batch.run(["one", "two"], session, screen)
+    between = ["idle"] if typed else []
+    assert calls == [*between, "record", *between, "record", *between, "close"]
 
 
 @needs_comet
@@ -215,8 +252,7 @@ def test_a_killed_chat_is_offered_at_the_next_start(folder, run):
     (path,) = journals(folder)
     texts = [json.loads(line).get("text") for line in path.read_text().splitlines()]
     assert texts == [None, "you asked: answer en one !", "you asked: answer en two !"]
-    while not (offered := run("--track")[-1].splitlines()[1:]):
-        pass  # its filer needs a moment to see that it is alone
+    offered = run("--track")[-1].splitlines()[1:]
     assert offered == [f"an earlier chat was not filed: vlmchat --track-import {path} does it"]
 
 

@@ -26,6 +26,7 @@ def folder(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(live, "PATIENCE", 60)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 48), "red").save(tmp_path / "cat.png")
     return tmp_path
@@ -76,6 +77,14 @@ def ask(session, tracker, *lines):
     for line in lines:
         session.answer(line)
         tracker.record(session, session.turns[-1])
+        tracker.idle()
+
+
+def fill_disk_of(tracker):
+    """Let nothing more be written to a journal."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, tracker._journal._file.fileno())
+    os.close(full)
 
 
 def records(journals):
@@ -100,7 +109,7 @@ def test_a_turn_is_in_the_journal_when_record_returns(idle, journals):
     assert [each["kind"] for each in records(journals)] == kinds
     turns = [each for each in records(journals) if each["kind"] == "turn"]
     assert [each["step"] for each in turns] == [1, 2, 3]
-    assert idle._filer.pokes == 3
+    assert idle._filer.pokes == 4
 
 
 def test_forgetting_the_conversation_does_not_number_turns_anew(idle, journals):
@@ -131,9 +140,7 @@ def test_a_slow_filer_is_not_waited_for(idle, journals):
 def test_a_full_disk_ends_the_tracking_and_not_the_chat(idle, journals, monkeypatch):
     session = Session(ScriptedEngine("one", "two", "three"))
     ask(session, idle, "first")
-    full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, idle._journal._file.fileno())
-    os.close(full)
+    fill_disk_of(idle)
     ask(session, idle, "second", "third")
     idle.close()
     (path,) = journals.glob("*.jsonl")
@@ -213,6 +220,20 @@ def test_a_killed_filer_is_told_once_and_the_journal_goes_on(journals):
     assert left_over(journals) == [path]
 
 
+@needs_comet
+def test_what_a_full_disk_left_of_a_record_can_be_filed(journals):
+    tracker = announced()
+    session = Session(ScriptedEngine("one", "two", "three"))
+    ask(session, tracker, "first")
+    fill_disk_of(tracker)
+    ask(session, tracker, "second", "third")
+    tracker.close()
+    (path,) = left_over(journals)
+    why, kept = tracker.news()
+    assert why.startswith("not tracked from here on: ")
+    assert kept == f"the record is not whole: {filer.kept(path)}"
+
+
 KILLED = """
 import os, signal, sys
 from tests.scripted import ScriptedEngine
@@ -224,6 +245,7 @@ session, tracker = Session(ScriptedEngine("a cat", "red")), CometTracker(Destina
 for line in ("what ?", "which colour ?"):
     session.answer(line)
     tracker.record(session, session.turns[-1])
+    tracker.idle()
 print(tracker._filer._process.pid)
 sys.stdout.flush()
 os.kill(os.getpid(), signal.SIGKILL)

@@ -57,6 +57,7 @@ def _chat(session: Session, screen: Screen, editor: Editor, warmer: Warmer) -> i
     while True:
         try:
             warmer.start()
+            session.tracker.idle()
             line = editor.read()
             last_ctrl_c = -math.inf
             if _line(line, session, screen) is Done.QUIT:

@@ -4,9 +4,10 @@
                                                        |   read by another process
                                                     filer -> comet -> Comet, or an archive
 
-The chat only ever writes the journal. A second process, started behind the first answer, reads it
-and talks to Comet, so that neither comet_ml nor a slow network is ever in the way of an answer. A
-journal is deleted once its experiment has ended well; what is left over is filed by hand.
+The chat only ever writes the journal. A second process reads it and talks to Comet, so that neither
+comet_ml nor a slow network is ever in the way of an answer; nor is its work, which it is given when
+the chat waits for the next line, or at the end where nobody types. A journal is deleted once its
+experiment has ended well; what is left over is filed by hand.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ class Tracker(Protocol):
     def record(self, session: Session, turn: Turn) -> None:
         """Keep a finished turn."""
 
+    def idle(self) -> None:
+        """Use the time in which nobody waits for an answer."""
+
     def news(self) -> list[str]:
         """Lines that a person should read, each given once."""
 
@@ -34,6 +38,9 @@ class NullTracker:
     """Keeps nothing."""
 
     def record(self, session: Session, turn: Turn) -> None:
+        """Nothing."""
+
+    def idle(self) -> None:
         """Nothing."""
 
     def news(self) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,13 +60,13 @@ class CometTracker:
         return f"offline for {project}, into {there.offline_folder}"
 
     def record(self, session: Session, turn: Turn) -> None:
-        """Write a turn, with its image the first time, and let the filer know."""
-        if self._given_up:
-            return
-        try:
-            self._write(session, turn)
-        except Exception as error:  # whatever it is, it is not worth a chat
-            self._give_up(error)
+        """Write a turn, with its image the first time."""
+        self._attempt(lambda: self._write(session, turn))
+
+    def idle(self) -> None:
+        """Let the filer work on what is new; the first time, start it."""
+        if self._journal is not None:
+            self._attempt(self._file)
 
     def news(self) -> list[str]:
         """What there is to say, by us and by the filer."""
@@ -78,21 +79,24 @@ class CometTracker:
         """Write the end, and wait until the filer is done, or for as long as anybody would."""
         if self._journal is None:
             return
-        if not self._given_up:
-            try:
-                self._journal.append(records.end_record())
-            except OSError as error:
-                self._give_up(error)
+        self._attempt(self._end)
         journal, self._journal, self._given_up = self._journal, None, True
-        journal.close()
         if self._filer is not None and not self._filer.finish(PATIENCE):
             self._news.append(
                 "Comet is slow: the record is still on its way; if it does not arrive, "
                 + filer.kept(journal.path)
             )
+        journal.close()  # only now: until the filer holds it, nobody else may take it for left over
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        if self._given_up:
+            return
+        try:
+            step()
+        except Exception as error:  # whatever it is, it is not worth a chat
+            self._give_up(error)
 
     def _write(self, session: Session, turn: Turn) -> None:
-        """Write a turn; the first one starts the journal, and then the filer that reads it."""
         if self._journal is None:
             self._journal = Journal()
             self._journal.append(records.run_record(session, self._quantize))
@@ -102,9 +106,17 @@ class CometTracker:
             self._images.add(picture.key)
         self._journal.append(records.turn_record(session, turn, self._steps + 1))
         self._steps += 1
+
+    def _file(self) -> None:
+        assert self._journal is not None
         if self._filer is None:
             self._filer = _Filer(self._journal.path, self._destination)
         self._filer.poke()
+
+    def _end(self) -> None:
+        assert self._journal is not None
+        self._journal.append(records.end_record())
+        self._file()
 
     def _give_up(self, error: Exception) -> None:
         self._given_up = True
@@ -173,6 +185,8 @@ class _Filer:
         lines = [line.decode("utf-8", "replace") for line in whole]
         if code is not None:
             self._said.close()
-            if code not in (filer.FILED, filer.SAID_WHY):
+            if code == filer.CUT_OFF:
+                lines.append(f"the record is not whole: {filer.kept(self._journal)}")
+            elif code not in (filer.FILED, filer.SAID_WHY):
                 lines.append(f"the tracking process ended ({code}): {filer.kept(self._journal)}")
         return lines

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 SCHEMA = 1
 PACKAGES = ("vlmchat", "torch", "transformers", "tokenizers", "safetensors", "Pillow", "numpy",
             "comet_ml")  # fmt: skip
-LONGEST_SIDE = 1536  # of a recorded image in pixels: larger than any of these models sees
+LONGEST_SIDE = 1024  # of a recorded image in pixels: larger than any of these models sees
 
 
 def run_record(session: Session, quantize: str = "none") -> Record:
