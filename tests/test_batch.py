@@ -114,6 +114,13 @@ def test_an_answer_at_the_token_limit_says_how_to_raise_it(folder, engine, limit
     assert err == "[1] cat.png 64x48\n" + notice
 
 
+def test_verbose_tells_what_an_answer_cost(session, engine):
+    engine.enqueue("a cat")
+    _, out, err = carry_out(session, "what ?", verbose=True)
+    assert out == "a cat\n"
+    assert err.endswith("\n[first token 0.50 s, 4.0 tokens/s, 0 tokens reused, 6 computed]\n")
+
+
 def test_json_is_one_object_a_line(session, engine):
     engine.enqueue("a cat", RuntimeError("a bug"))
     code, out, err = carry_out(

@@ -75,7 +75,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole PaliGemma.
+    """A whole PaliGemma, but for its dtype, which the headers of its weights state.
 
     `image_attends_to_text` is PaliGemma's rule: image positions read the prompt, so their keys
     change with the question. Where it is False (our own key in `config.json`, used by the demo
@@ -89,7 +89,6 @@ class ModelConfig:
     eos_id: int
     pad_id: int
     image_attends_to_text: bool
-    dtype: str | None
 
     @property
     def image_tokens(self) -> int:
@@ -135,7 +134,6 @@ class ModelConfig:
         image_key = "image_token_index"
         if image_key not in top.raw and "image_token_id" in top.raw:
             image_key = "image_token_id"
-        dtype = top.raw.get("torch_dtype", top.raw.get("dtype"))
         return cls(
             vision=vision,
             text=text,
@@ -144,7 +142,6 @@ class ModelConfig:
             eos_id=top.integer("eos_token_id", 0, 1_000_000, default=1),
             pad_id=top.integer("pad_token_id", 0, 1_000_000, default=0),
             image_attends_to_text=top.boolean("image_attends_to_text", default=True),
-            dtype=dtype if isinstance(dtype, str) else None,
         )
 
     def with_rows(self, rows: int) -> "ModelConfig":

@@ -11,7 +11,6 @@ the published file (`decoder.0.weight`, …), where the even places between are 
 from torch import Tensor, nn
 
 SIDE = 4  # of the square of codes
-MASK_SIDE = 64
 CODES, CODE_WIDTH = 128, 512
 WIDTHS = (128, 128, 64, 32, 16)  # channels at 4, 8, 16, 32 and 64 pixels a side
 

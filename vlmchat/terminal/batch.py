@@ -204,8 +204,19 @@ def _answer(
         _show_boxes(session, screen)
     if reply.finish_reason == "length":
         screen.notice(_cut_short(reply, session.settings.sampling.max_tokens))
+    if screen.verbose:
+        screen.notice(_cost(reply))
     if session.settings.track:
         keep(session, screen)
+
+
+def _cost(reply: Reply) -> str:
+    """The times and tokens of an answer, in a line."""
+    timing = reply.timing
+    return (
+        f"[first token {timing.first_token_s:.2f} s, {timing.tokens_per_s:.1f} tokens/s, "
+        f"{reply.reused_tokens} tokens reused, {reply.computed_tokens} computed]"
+    )
 
 
 def _cut_short(reply: Reply, limit: int) -> str:

@@ -88,15 +88,9 @@ def _line(line: str, session: Session, screen: Screen) -> Done:
 
 
 def _below(turn: Turn, screen: Screen) -> None:
-    """What follows an answer: that it was stopped, its timing if verbose."""
+    """What follows an answer: that it was stopped."""
     if turn.reply.finish_reason == "cancelled":
         screen.notice("[stopped]")
-    if screen.verbose:
-        timing = turn.reply.timing
-        screen.notice(
-            f"[first token {timing.first_token_s:.2f} s, {timing.tokens_per_s:.1f} tokens/s, "
-            f"{turn.reply.reused_tokens} tokens reused, {turn.reply.computed_tokens} computed]"
-        )
 
 
 def greet(session: Session, screen: Screen) -> None:
