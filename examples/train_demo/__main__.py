@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
 from examples.train_demo.evaluate import evaluate
 from examples.train_demo.export import export, write_card
@@ -102,7 +104,10 @@ def main() -> None:
     draw_sheet().save(run / "scenes.png")
     print(f"training in {run}; {run / 'scenes.png'} shows what it will see", flush=True)
     if plan.minutes > 0:
-        export(run, train(run, plan, _say), folder)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("training", total=1.0)
+            learner = train(run, plan, _say, lambda done: bar.update(task, completed=done))
+        export(run, learner, folder)
     if chosen.questions:
         report = evaluate(folder, chosen.questions, _say)
         write_card(run, folder, report)

@@ -139,8 +139,16 @@ def step(learner: Learner, batch: Batch, texts: Texts | None, rate: float, bfloa
     return marks.detached()
 
 
-def train(folder: Path, plan: Plan, report: Callable[[str], None] = print) -> Learner:
-    """Train for `plan.minutes` in a prepared folder, from where the last call ended."""
+def train(
+    folder: Path,
+    plan: Plan,
+    report: Callable[[str], None] = print,
+    advance: Callable[[float], None] = lambda done: None,
+) -> Learner:
+    """Train for `plan.minutes` in a prepared folder, from where the last call ended.
+
+    `report` is given a line now and then, `advance` the share of the time that is done.
+    """
     learner = Learner.resume(folder, plan.device)
     if plan.compile:
         learner.model.vision.compile()
@@ -157,6 +165,7 @@ def train(folder: Path, plan: Plan, report: Callable[[str], None] = print) -> Le
         rate = plan.rate(done)
         recent.append(step(learner, batch, texts if answering else None, rate, plan.bfloat16))
         learner.progress.seconds = before + time.monotonic() - started
+        advance(done)
         number += 1
         if number % plan.report_every == 0:
             learner.progress.history.append(moment(learner, recent))
