@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vlmchat.terminal import commands, reports
 from vlmchat.terminal.outcomes import Ask, Outcome, Quit, Say
 from vlmchat.terminal.render import OutputError
-from vlmchat.terminal.tracked import keep
+from vlmchat.terminal.tracked import keep, show_news
 
 if TYPE_CHECKING:
     from vlmchat.engine import Piece, Reply
@@ -54,6 +54,7 @@ def run(
     for batch in batches(lines, batch_size, ready):
         for line, asked in zip(batch, _ask_together(batch, session), strict=True):
             done = carry_out(line, session, screen, asked=asked)
+            show_news(session, screen)
             if done is Done.QUIT:
                 return code
             if done is Done.BADLY:
@@ -207,7 +208,7 @@ def _answer(
     if screen.verbose:
         screen.notice(_cost(reply))
     if session.settings.track:
-        keep(session, screen)
+        keep(session)
 
 
 def _cost(reply: Reply) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vlmchat.terminal import reports
 from vlmchat.terminal.batch import Done, carry_out
 from vlmchat.terminal.editor import open_editor
+from vlmchat.terminal.tracked import show_news
 
 if TYPE_CHECKING:
     from prompt_toolkit.input import Input
@@ -58,6 +59,7 @@ def _chat(session: Session, screen: Screen, editor: Editor, warmer: Warmer) -> i
         try:
             warmer.start()
             session.tracker.idle()
+            show_news(session, screen)
             line = editor.read()
             last_ctrl_c = -math.inf
             if _line(line, session, screen) is Done.QUIT:

@@ -39,12 +39,11 @@ def tracked(session: Session, wanted: bool | None, screen: Screen) -> Iterator[N
         show_news(session, screen)
 
 
-def keep(session: Session, screen: Screen) -> None:
-    """Give the last answer to the tracker, and show what that has to say."""
+def keep(session: Session) -> None:
+    """Give the last answer to the tracker."""
     if isinstance(session.tracker, NullTracker):
         _begin(session)
     session.tracker.record(session, session.turns[-1])
-    show_news(session, screen)
 
 
 def _begin(session: Session) -> None:
