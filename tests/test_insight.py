@@ -54,11 +54,11 @@ def test_look_at_what_is_not_there(answered):
 def test_why_lists_each_token_with_its_runners_up(answered, monkeypatch):
     steps = [
         Step(Choice(7, " red", 0.9), (Choice(8, " blue", 0.08), Choice(9, "\x1b[31m", 0.0004))),
-        Step(Choice(1, "(end)", 1.0), (Choice(8, " blue", 0.0),)),
+        Step(Choice(1, "(end)", 1.0), (Choice(8, "<loc0001>", 0.0),)),
     ]
     monkeypatch.setattr(explain, "choices", lambda *_: steps)
     assert run("/why", answered).text == (
-        " 90.0% ' red'  or   8.0% ' blue'    0.0% '\\x1b[31m'\n100.0% (end)   or   0.0% ' blue'"
+        " 90.0% ' red'  or   8.0% ' blue'    0.0% '\\x1b[31m'\n100.0% (end)   or   0.0% <loc0001>"
     )
 
 

@@ -403,6 +403,7 @@ ESTIMATES = [
     ([(0.6, 0.0), (0.8, 2.0)], 2.0),  # the first 60 % were done before
     ([(0.0, 0.0), (0.5, 0.1)], None),  # too soon
     ([(0.0, 0.0), (0.01, 9.0)], None),  # too little
+    ([(0.0, 0.0), (1.0, 9.0)], None),  # as good as over
     ([(0.5, 0.0), (1.0, 5.0), (0.1, 6.0), (0.4, 9.0)], 6.0),  # a second piece of work
 ]
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vlmchat.explain import Choice, Step
     from vlmchat.session import Session
 
+CODE = re.compile(r"<(loc\d{4}|seg\d{3})>", re.ASCII)
 ENDS_WITH_LAYER = re.compile(r"(.*?)\s*\blayer\s+([0-9]{1,4})", re.IGNORECASE)
 
 
@@ -53,9 +54,9 @@ def _step(step: Step) -> tuple[str, str]:
 
 
 def _choice(choice: Choice) -> str:
-    """A token in quotes, so that its spaces can be seen, and its probability in per cent."""
-    text = choice.text if choice.text == "(end)" else repr(choice.text)
-    return f"{choice.probability:6.1%} {text}"
+    """A token and its probability; words are in quotes, so that their spaces can be seen."""
+    bare = choice.text == "(end)" or CODE.fullmatch(choice.text)
+    return f"{choice.probability:6.1%} {choice.text if bare else repr(choice.text)}"
 
 
 def paste(_: str, session: Session) -> Outcome:

@@ -23,11 +23,11 @@ class Estimate:
         self._first: tuple[float, float] | None = None
 
     def left(self, share: float, now: float) -> float | None:
-        """Seconds from `now` until the share is 1; None while it is too soon to say."""
+        """Seconds from `now` until the share is 1; None while it is too soon to say, and at 1."""
         if self._first is None or share < self._first[0]:  # another piece of work has begun
             self._first = (share, now)
         first_share, then = self._first
-        if share - first_share < 0.02 or now - then < DELAY:
+        if share >= 1 or share - first_share < 0.02 or now - then < DELAY:
             return None
         return (now - then) * (1 - share) / (share - first_share)
 
