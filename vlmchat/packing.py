@@ -13,26 +13,37 @@ from torch import nn
 
 from vlmchat.model.linear import FastLinear, FastTiedEmbedding, PackedLinear, packs
 from vlmchat.model.paligemma import PaliGemma
+from vlmchat.model.quantized import quantized_linear
 
 Quantize = Literal["none", "int8", "int4"]
+BITS = {"none": 0, "int8": 8, "int4": 4}
+HEAD_BITS = {"none": 0, "int8": 8, "int4": 8}
 
 
-def place(model: PaliGemma, device: torch.device, dtype: torch.dtype) -> dict[str, FastLinear]:
+def place(
+    model: PaliGemma, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none"
+) -> dict[str, FastLinear]:
     """Replace the decoder's linear layers and head; the new ones by the name of their weight.
 
     The head's name is that of the table, which stays where it is. Empty where nothing is gained.
     """
-    if not packs(device, dtype):
+
+    def layer(inputs: int, outputs: int, bits: int) -> FastLinear:
+        if bits:
+            return quantized_linear(inputs, outputs, bits, device, dtype)
+        return PackedLinear(inputs, outputs)
+
+    if quantize == "none" and not packs(device, dtype):
         return {}
-    placed: dict[str, FastLinear] = {}
-    for parent, name, path in list(_linear_layers(model)):
-        layer = getattr(parent, name)
-        placed[f"{path}.weight"] = PackedLinear(layer.in_features, layer.out_features)
-        setattr(parent, name, placed[f"{path}.weight"])
     table = model.text.embed_tokens
-    head = PackedLinear(table.embedding_dim, table.num_embeddings)
+    head = layer(table.embedding_dim, table.num_embeddings, HEAD_BITS[quantize])
+    placed = {"text.embed_tokens.weight": head}  # the largest first, while there is room
+    for parent, name, path in list(_linear_layers(model)):
+        old = getattr(parent, name)
+        placed[f"{path}.weight"] = layer(old.in_features, old.out_features, BITS[quantize])
+        setattr(parent, name, placed[f"{path}.weight"])
     model.text.embed_tokens = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head)
-    return {"text.embed_tokens.weight": head, **placed}  # the largest first, while there is room
+    return placed
 
 
 def _linear_layers(model: PaliGemma) -> Iterator[tuple[nn.Module, str, str]]:
