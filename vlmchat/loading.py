@@ -8,6 +8,7 @@ from vlmchat import hub, mask_file
 from vlmchat.config import ModelConfig
 from vlmchat.engine import Engine, PrefixMode
 from vlmchat.errors import UserError
+from vlmchat.packing import Quantize
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session, Settings
@@ -22,6 +23,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    quantize: Quantize = "none",
     prefix_cache: PrefixMode = "kv",
     sampling: Sampling | None = None,
     mask_decoder: str | Path | None = None,
@@ -31,6 +33,7 @@ def load(
     """Load a checkpoint folder or hub id (None: the demo model) into a new session.
 
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is auto, float32, bfloat16 or float16.
+    `quantize` (none, int8 or int4) keeps the weights of the decoder's linear layers in fewer bits.
     `mask_decoder` is the file that turns `segment`'s codes into masks (None: the one beside the
     checkpoint, if there is one). `compile` has the decoding step compiled, where there is a C++
     compiler; it takes its time once. `progress`, called with bytes done and bytes in all, is told
@@ -41,7 +44,7 @@ def load(
     folder = hub.resolve(model_path or DEMO_FOLDER, progress=progress)
     checkpoint = open_checkpoint(folder, ModelConfig.from_folder(folder))
     processor = Processor.from_folder(folder, checkpoint.config)
-    model = load_model(checkpoint, pick_dtype(dtype, checkpoint), target, progress)
+    model = load_model(checkpoint, pick_dtype(dtype, checkpoint), target, progress, quantize=quantize)
     engine = Engine(model, processor)
     notices = checkpoint.notices + engine.accelerate(compile)
     session = Session(

@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from vlmchat.engine import PrefixMode
+    from vlmchat.packing import Quantize
 
 EPILOG = """\
 With a terminal on both ends, vlmchat chats. With a pipe or file on stdin it answers each line;
@@ -38,6 +39,7 @@ class Options:
     ask: tuple[str, ...]
     device: str
     dtype: str
+    quantize: Quantize
     max_tokens: int
     temperature: float
     top_p: float
@@ -123,6 +125,13 @@ def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> No
     show_default=True,
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="auto is what the checkpoint states.",
+)
+@click.option(
+    "--quantize",
+    default="none",
+    show_default=True,
+    type=click.Choice(["none", "int8", "int4"]),
+    help="Keep the decoder's weights in 8 or 4 bits: less memory, faster answers.",
 )
 @click.option(
     "--max-tokens",

@@ -36,14 +36,14 @@ class Quantized:
         scale = self.scale.float()
         if self.bits == 8:
             return (self.q.float() * scale).to(dtype)
-        whole = unpacked(self.q).float().unflatten(1, (scale.shape[1], -1))
+        whole = unpacked(self.q).float().view(len(scale), scale.shape[1], -1)
         return (whole * scale.unsqueeze(-1)).flatten(1).to(dtype)
 
 
 def quantize(weight: Tensor, bits: int) -> Quantized:
     """`weight` (N, K) in 8 or 4 bits; a few thousand rows at a time, to stay small in memory."""
     one = _int8 if bits == 8 else _int4
-    parts = [one(rows.float()) for rows in weight.split(ROWS_AT_ONCE)]
+    parts = [one(rows.float()) for rows in torch.split(weight, ROWS_AT_ONCE)]
     return Quantized(torch.cat([p.q for p in parts]), torch.cat([p.scale for p in parts]))
 
 
@@ -64,7 +64,7 @@ def _int8(rows: Tensor) -> Quantized:
 
 def _int4(rows: Tensor) -> Quantized:
     """Map the largest weight of each group to -8, the end of the range that reaches further."""
-    groups = rows.unflatten(1, (-1, group_size(rows.shape[1])))  # (N, G, size)
+    groups = rows.view(len(rows), -1, group_size(rows.shape[1]))  # (N, G, size)
     low, high = groups.aminmax(dim=2)
     largest = torch.where(-low > high, low, high)
     scale = (largest / -8).to(torch.bfloat16)
