@@ -12,10 +12,12 @@ from vlmchat.packing import Quantize
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session, Settings
+from vlmchat.weight_cache import WeightCache, weight_cache
 from vlmchat.weights import Checkpoint, Progress, load_model, open_checkpoint
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 HALVED_ABOVE = 4 * 10**9  # bytes; larger float32 checkpoints run in bfloat16
+KEPT_ABOVE = 2 * 10**8  # bytes; smaller checkpoints are quantised anew as fast as they are read
 
 
 def load(
@@ -44,19 +46,35 @@ def load(
     folder = hub.resolve(model_path or DEMO_FOLDER, progress=progress)
     checkpoint = open_checkpoint(folder, ModelConfig.from_folder(folder))
     processor = Processor.from_folder(folder, checkpoint.config)
-    model = load_model(checkpoint, pick_dtype(dtype, checkpoint), target, progress, quantize=quantize)
+    cache = _cache(checkpoint) if quantize != "none" else None
+    model = load_model(
+        checkpoint,
+        pick_dtype(dtype, checkpoint),
+        target,
+        progress,
+        quantize=quantize,
+        cache=cache,
+        fast=not compile,  # a compiler has its own way with plain layers
+    )
     engine = Engine(model, processor)
     notices = checkpoint.notices + engine.accelerate(compile)
     session = Session(
         engine,
         Settings(sampling=sampling or Sampling(), prefix_cache=prefix_cache),
         model_name="demo" if model_path is None else str(model_path),
-        notices=notices,
+        notices=notices if cache is None or cache.problem is None else (*notices, cache.problem),
     )
     mask_path = Path(mask_decoder) if mask_decoder else mask_file.beside(folder)
     if mask_path is not None:
         session.mask_decoder = mask_file.load_mask_decoder(mask_path)
     return session
+
+
+def _cache(checkpoint: Checkpoint) -> WeightCache | None:
+    """Where the quantised weights of a large checkpoint are kept."""
+    if checkpoint.nbytes < KEPT_ABOVE:
+        return None
+    return weight_cache(entry.file for entry in checkpoint.entries.values())
 
 
 def pick_device(name: str) -> torch.device:

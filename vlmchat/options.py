@@ -24,6 +24,7 @@ together, in order; a pipe is not waited for, so that a batch is what it holds b
 Every option can be set by an environment variable: --max-tokens by VLMCHAT_MAX_TOKENS. Several
 images go into VLMCHAT_IMAGE as folders into PATH, several questions into VLMCHAT_ASK one a line.
 VLMCHAT_HISTORY names the file for the lines typed in the chat; empty, they are not kept.
+VLMCHAT_WEIGHT_CACHE names the folder for quantised weights, likewise.
 
 Exit codes: 0 all lines answered, 1 something could not be loaded or answered, 2 the command line
 is wrong, 130 interrupted.

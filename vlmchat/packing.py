@@ -5,15 +5,18 @@ the meta device, `fill` gives them their weights one at a time: beside what is p
 more than one layer is ever in memory twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vlmchat.model.linear import FastLinear, FastTiedEmbedding, PackedLinear, packs
 from vlmchat.model.paligemma import PaliGemma
-from vlmchat.model.quantized import quantized_linear
+from vlmchat.model.quantized import QuantizedLinear, quantized_linear
+from vlmchat.quantize import Quantized
+from vlmchat.quantize import quantize as quantized
+from vlmchat.weight_cache import WeightCache
 
 Quantize = Literal["none", "int8", "int4"]
 BITS = {"none": 0, "int8": 8, "int4": 4}
@@ -44,6 +47,32 @@ def place(
         setattr(parent, name, placed[f"{path}.weight"])
     model.text.embed_tokens = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head)
     return placed
+
+
+def fill(
+    layer: FastLinear,
+    name: str,
+    read: Callable[[], Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    cache: WeightCache | None = None,
+) -> None:
+    """Give a placed layer its weights: `read` them, unless they are quantised and in the cache."""
+    if not isinstance(layer, QuantizedLinear):
+        layer.fill(read().to(device, dtype))
+        return
+
+    def make() -> Quantized:
+        return quantized(read().to(device), layer.bits)
+
+    shape = (layer.outputs, layer.inputs)
+    layer.take(cache.get(name, shape, layer.bits, make) if cache else make(), device)
+
+
+def quantization(model: PaliGemma) -> Quantize:
+    """How the decoder's layers are quantised."""
+    bits = {layer.bits for layer in _fast_layers(model) if isinstance(layer, QuantizedLinear)}
+    return "int4" if 4 in bits else "int8" if 8 in bits else "none"
 
 
 def _linear_layers(model: PaliGemma) -> Iterator[tuple[nn.Module, str, str]]:
