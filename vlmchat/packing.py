@@ -45,7 +45,9 @@ def place(
         old = getattr(parent, name)
         placed[f"{path}.weight"] = layer(old.in_features, old.out_features, BITS[quantize])
         setattr(parent, name, placed[f"{path}.weight"])
-    model.text.embed_tokens = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head)
+    with torch.device("meta"):
+        rows = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head)
+    model.text.embed_tokens = rows
     return placed
 
 

@@ -97,7 +97,7 @@ def load_model(
     device = torch.device(device)
     with torch.device("meta"):
         model = PaliGemma(checkpoint.config)
-        placed = place(model, device, dtype, quantize) if fast or quantize != "none" else {}
+    placed = place(model, device, dtype, quantize) if fast or quantize != "none" else {}
     packed = {name: checkpoint.entries[name] for name in placed}
     kept = {n: e for n, e in checkpoint.entries.items() if n not in placed or n == EMBEDDINGS}
     in_place = {n: e for n, e in kept.items() if device.type == "cpu" and e.dtype == dtype}
