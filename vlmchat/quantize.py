@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 GROUPS = (128, 64, 32)  # weights that share a scale in int4: the first that divides K
-ROWS_AT_ONCE = 4096
+NUMBERS_AT_ONCE = 2**20  # as many as a processor's cache holds
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,12 @@ class Quantized:
 
 
 def quantize(weight: Tensor, bits: int) -> Quantized:
-    """`weight` (N, K) in 8 or 4 bits; a few thousand rows at a time, to stay small in memory."""
+    """`weight` (N, K) in 8 or 4 bits; some rows at a time, which is faster and smaller."""
     one = _int8 if bits == 8 else _int4
-    parts = [one(rows.float()) for rows in torch.split(weight, ROWS_AT_ONCE)]
+    parts = [
+        one(rows.float())
+        for rows in torch.split(weight, max(1, NUMBERS_AT_ONCE // weight.shape[1]))
+    ]
     return Quantized(torch.cat([p.q for p in parts]), torch.cat([p.scale for p in parts]))
 
 
