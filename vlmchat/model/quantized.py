@@ -18,7 +18,7 @@ from vlmchat.model.linear import FastLinear
 from vlmchat.quantize import GROUPS, Quantized, group_size, quantize, unpacked
 
 FEW_ROWS = 32
-BLOCK = 512  # outputs turned back at once for a product on the CPU, small enough for its caches
+BLOCK = 1024  # outputs turned back at once for a product on the CPU, small enough for its caches
 LARGE_BLOCK = 8192  # … and anywhere else, small enough for its memory
 
 
@@ -118,20 +118,32 @@ class TinygemmLinear(QuantizedLinear):
     def _many(self, rows: Tensor) -> Tensor:
         out = rows.new_empty(len(rows), self.outputs)
         blocks = self.q.view(self.outputs // 64, self.inputs, 32).split(BLOCK // 64)
+        room = self._room(len(blocks[0]))
         for start, block in zip(range(0, self.outputs, BLOCK), blocks, strict=True):
-            weight = self._weights(block, start)
-            out[:, start : start + BLOCK] = rows @ weight
+            if len(block) < len(blocks[0]):
+                room = self._room(len(block))
+            self._turn_back(block, start, *room)
+            out[:, start : start + BLOCK] = rows @ room[-1]
         return out
 
-    def _weights(self, block: Tensor, start: int) -> Tensor:
-        """Some blocks (n, K, 32) of 64 outputs each as weights (K, n * 64)."""
-        numbers = torch.empty(self.inputs, len(block), 2, 32, dtype=torch.int8)
+    def _room(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Where `_turn_back` writes, made once for many blocks: new memory costs more than work."""
+        nibbles = torch.empty(count, self.inputs, 32, dtype=torch.uint8)
+        numbers = torch.empty(self.inputs, count, 2, 32, dtype=torch.int8)
+        return nibbles, numbers, torch.empty(self.inputs, count * 64, dtype=torch.bfloat16)
+
+    def _turn_back(
+        self, block: Tensor, start: int, nibbles: Tensor, numbers: Tensor, weight: Tensor
+    ) -> None:
+        """Write some blocks (n, K, 32) of 64 outputs each as weights (K, n * 64)."""
         by_half = numbers.view(torch.int64).permute(2, 1, 0, 3)  # (2, n, K, 4): eight in one move
-        by_half[0] = (block & 15).view(torch.int8).sub_(8).view(torch.int64)
-        by_half[1] = (block >> 4).view(torch.int8).sub_(8).view(torch.int64)
-        scale = self.group_scale[:, :, start : start + len(block) * 64]  # (G, 1, n * 64)
-        weight = numbers.to(torch.bfloat16).view(len(scale), -1, scale.shape[2]).mul_(scale)
-        return weight.view(self.inputs, -1)
+        torch.bitwise_and(block, 15, out=nibbles)
+        by_half[0] = nibbles.view(torch.int64)
+        torch.bitwise_right_shift(block, 4, out=nibbles)
+        by_half[1] = nibbles.view(torch.int64)
+        weight.copy_(numbers.sub_(8).view_as(weight))
+        scale = self.group_scale[:, :, start : start + weight.shape[1]]  # (G, 1, n * 64)
+        weight.view(len(scale), -1, weight.shape[1]).mul_(scale)
 
 
 def quantized_linear(
