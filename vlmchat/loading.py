@@ -48,13 +48,7 @@ def load(
     processor = Processor.from_folder(folder, checkpoint.config)
     cache = _cache(checkpoint) if quantize != "none" else None
     model = load_model(
-        checkpoint,
-        pick_dtype(dtype, checkpoint),
-        target,
-        progress,
-        quantize=quantize,
-        cache=cache,
-        fast=not compile,  # a compiler has its own way with plain layers
+        checkpoint, pick_dtype(dtype, checkpoint), target, progress, quantize=quantize, cache=cache
     )
     engine = Engine(model, processor)
     notices = checkpoint.notices + engine.accelerate(compile)
