@@ -49,6 +49,7 @@ class ScriptedEngine:
         self.config = SimpleNamespace(image_tokens=IMAGE_TOKENS)
         self.device = "cpu"
         self.dtype = "torch.float32"
+        self.quantize = "none"
         self.parameters = 1_234_567
         self.weight_bytes = 4_938_268
         self.answers: deque[str | BaseException] = deque(answers)

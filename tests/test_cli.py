@@ -67,6 +67,7 @@ def test_without_flags_everything_has_the_promised_default(load, monkeypatch):
         "model_path": None,
         "device": "auto",
         "dtype": "auto",
+        "quantize": "none",
         "prefix_cache": "kv",
         "sampling": Sampling(temperature=0.0, top_k=0, top_p=1.0, max_tokens=256, seed=None),
         "mask_decoder": None,
@@ -78,12 +79,13 @@ def test_without_flags_everything_has_the_promised_default(load, monkeypatch):
 def test_flags_reach_the_model(load, monkeypatch):
     pipe(monkeypatch, b"")
     flags = "--model-path m --device cuda:1 --dtype bfloat16 --prefix-cache exact --max-tokens 7"
-    more = "--temperature 0.5 --top-k 3 --top-p 0.9 --seed 0 --mask-decoder m.npz --compile"
-    assert main([*flags.split(), *more.split()]) == 0
+    more = "--quantize int8 --temperature 0.5 --top-k 3 --top-p 0.9 --seed 0 --mask-decoder m.npz"
+    assert main([*flags.split(), *more.split(), "--compile"]) == 0
     assert load.given == {
         "model_path": "m",
         "device": "cuda:1",
         "dtype": "bfloat16",
+        "quantize": "int8",
         "prefix_cache": "exact",
         "sampling": Sampling(temperature=0.5, top_k=3, top_p=0.9, max_tokens=7, seed=0),
         "mask_decoder": "m.npz",

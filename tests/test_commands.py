@@ -355,6 +355,7 @@ model         demo
 parameters    1,234,567
 device        cpu
 dtype         float32
+quantize      none
 weights       4.9 MB
 image         [1] cat.png 64x48
 prefix-cache  kv

@@ -6,9 +6,15 @@ from torch import nn
 
 from tests.reference import reference_model, tiny_config
 from tests.test_linear import packing
+from tests.test_quantized import tinygemm, vnni
+from vlmchat import packing as packing_module
 from vlmchat.config import ModelConfig
+from vlmchat.model import quantized as kernels
+from vlmchat.model.cache import KVCache
 from vlmchat.model.linear import FastLinear
-from vlmchat.packing import parameter_count, weight_bytes
+from vlmchat.model.masks import block_mask
+from vlmchat.packing import parameter_count, quantization, weight_bytes
+from vlmchat.weight_cache import WeightCache
 from vlmchat.weights import load_model, open_checkpoint
 
 IDS = torch.tensor([[300, 300, 300, 300, 2, 10, 20, 30]])
@@ -60,3 +66,49 @@ def test_progress_ends_at_its_total(checkpoint):
     load_model(checkpoint, progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert not seen or seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("quantize", "least"), [("int8", 0.999), ("int4", 0.9)])
+def test_quantised_is_nearly_the_same_model(checkpoint, quantize, least, dtype):
+    plain = load_model(checkpoint, dtype, fast=False)
+    small = load_model(checkpoint, dtype, quantize=quantize)
+    assert agreement(plain, small) > least
+    assert quantization(small) == quantize
+    assert parameter_count(small) == parameter_count(plain)
+    assert weight_bytes(small) < weight_bytes(plain)
+    assert not any(kind == "Linear" for kind in kinds(small.text))
+    assert set(kinds(small.vision)) == {"Linear"}
+
+
+@vnni
+@tinygemm
+def test_machines_are_looked_at_from_the_first_load_on(checkpoint):
+    kernels._vnni_is_right.cache_clear()  # as in a program that has just started
+    kernels._tinygemm_layout_is_known.cache_clear()
+    assert set(kinds(load_model(checkpoint, quantize="int8").text)) == {"VnniLinear"}
+    assert kernels._tinygemm_layout_is_known()
+
+
+def test_nothing_quantised_is_none(checkpoint):
+    assert quantization(load_model(checkpoint)) == "none"
+
+
+def test_weights_from_the_cache_make_the_same_model(checkpoint, tmp_path, monkeypatch):
+    made = load_model(checkpoint, quantize="int4", cache=WeightCache(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 7 * 3 + 1
+    monkeypatch.setattr(packing_module, "quantized", None)  # would fail if it were called
+    kept = load_model(checkpoint, quantize="int4", cache=WeightCache(tmp_path))
+    with torch.inference_mode():
+        assert torch.equal(made(IDS, PIXELS), kept(IDS, PIXELS))
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_a_cache_of_keys_and_values_changes_no_answer(checkpoint, quantize):
+    model = load_model(checkpoint, torch.float32, quantize=quantize)
+    with torch.inference_mode():
+        at_once = model.extend(model.embed(IDS), KVCache(model.config.text, 8), block_mask([], 8))
+        cache = KVCache(model.config.text, 8)
+        for token in IDS.split(1, dim=1):
+            one_by_one = model.extend(model.embed(token), cache)
+    assert torch.allclose(at_once, one_by_one, rtol=1e-3, atol=1e-3)

@@ -131,6 +131,7 @@ def _load(options: Options, screen: Screen) -> Session:
             options.model_path,
             device=options.device,
             dtype=options.dtype,
+            quantize=options.quantize,
             prefix_cache=options.prefix_cache,
             sampling=sampling,
             mask_decoder=options.mask_decoder,

@@ -27,7 +27,7 @@ from vlmchat.images import Picture
 from vlmchat.model.cache import KVCache
 from vlmchat.model.masks import block_mask
 from vlmchat.model.paligemma import PaliGemma
-from vlmchat.packing import parameter_count, weight_bytes
+from vlmchat.packing import Quantize, parameter_count, quantization, weight_bytes
 from vlmchat.prefix import ImagePrefix, Kept, PrefixStore
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampler, Sampling
@@ -83,6 +83,11 @@ class Engine:
     def weight_bytes(self) -> int:
         """Bytes that those numbers take."""
         return weight_bytes(self.model)
+
+    @property
+    def quantize(self) -> Quantize:
+        """How the decoder's weights are quantised: none, int8 or int4."""
+        return quantization(self.model)
 
     @property
     def kept(self) -> tuple[Kept, ...]:

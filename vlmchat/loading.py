@@ -8,13 +8,16 @@ from vlmchat import hub, mask_file
 from vlmchat.config import ModelConfig
 from vlmchat.engine import Engine, PrefixMode
 from vlmchat.errors import UserError
+from vlmchat.packing import Quantize
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session, Settings
+from vlmchat.weight_cache import WeightCache, weight_cache
 from vlmchat.weights import Checkpoint, Progress, load_model, open_checkpoint
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 HALVED_ABOVE = 4 * 10**9  # bytes; larger float32 checkpoints run in bfloat16
+KEPT_ABOVE = 2 * 10**8  # bytes; smaller checkpoints are quantised anew as fast as they are read
 
 
 def load(
@@ -22,6 +25,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    quantize: Quantize = "none",
     prefix_cache: PrefixMode = "kv",
     sampling: Sampling | None = None,
     mask_decoder: str | Path | None = None,
@@ -31,6 +35,7 @@ def load(
     """Load a checkpoint folder or hub id (None: the demo model) into a new session.
 
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is auto, float32, bfloat16 or float16.
+    `quantize` (none, int8 or int4) keeps the weights of the decoder's linear layers in fewer bits.
     `mask_decoder` is the file that turns `segment`'s codes into masks (None: the one beside the
     checkpoint, if there is one). `compile` has the decoding step compiled, where there is a C++
     compiler; it takes its time once. `progress`, called with bytes done and bytes in all, is told
@@ -41,19 +46,29 @@ def load(
     folder = hub.resolve(model_path or DEMO_FOLDER, progress=progress)
     checkpoint = open_checkpoint(folder, ModelConfig.from_folder(folder))
     processor = Processor.from_folder(folder, checkpoint.config)
-    model = load_model(checkpoint, pick_dtype(dtype, checkpoint), target, progress)
+    cache = _cache(checkpoint) if quantize != "none" else None
+    model = load_model(
+        checkpoint, pick_dtype(dtype, checkpoint), target, progress, quantize=quantize, cache=cache
+    )
     engine = Engine(model, processor)
     notices = checkpoint.notices + engine.accelerate(compile)
     session = Session(
         engine,
         Settings(sampling=sampling or Sampling(), prefix_cache=prefix_cache),
         model_name="demo" if model_path is None else str(model_path),
-        notices=notices,
+        notices=notices if cache is None or cache.problem is None else (*notices, cache.problem),
     )
     mask_path = Path(mask_decoder) if mask_decoder else mask_file.beside(folder)
     if mask_path is not None:
         session.mask_decoder = mask_file.load_mask_decoder(mask_path)
     return session
+
+
+def _cache(checkpoint: Checkpoint) -> WeightCache | None:
+    """Where the quantised weights of a large checkpoint are kept."""
+    if checkpoint.nbytes < KEPT_ABOVE:
+        return None
+    return weight_cache(entry.file for entry in checkpoint.entries.values())
 
 
 def pick_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from vlmchat.engine import PrefixMode
+    from vlmchat.packing import Quantize
 
 EPILOG = """\
 With a terminal on both ends, vlmchat chats. With a pipe or file on stdin it answers each line;
@@ -23,6 +24,7 @@ together, in order; a pipe is not waited for, so that a batch is what it holds b
 Every option can be set by an environment variable: --max-tokens by VLMCHAT_MAX_TOKENS. Several
 images go into VLMCHAT_IMAGE as folders into PATH, several questions into VLMCHAT_ASK one a line.
 VLMCHAT_HISTORY names the file for the lines typed in the chat; empty, they are not kept.
+VLMCHAT_WEIGHT_CACHE names the folder for quantised weights, likewise.
 
 Exit codes: 0 all lines answered, 1 something could not be loaded or answered, 2 the command line
 is wrong, 130 interrupted.
@@ -38,6 +40,7 @@ class Options:
     ask: tuple[str, ...]
     device: str
     dtype: str
+    quantize: Quantize
     max_tokens: int
     temperature: float
     top_p: float
@@ -123,6 +126,13 @@ def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> No
     show_default=True,
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="auto is what the checkpoint states.",
+)
+@click.option(
+    "--quantize",
+    default="none",
+    show_default=True,
+    type=click.Choice(["none", "int8", "int4"]),
+    help="Keep the decoder's weights in 8 or 4 bits: less memory, faster answers.",
 )
 @click.option(
     "--max-tokens",

@@ -5,34 +5,76 @@ the meta device, `fill` gives them their weights one at a time: beside what is p
 more than one layer is ever in memory twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vlmchat.model.linear import FastLinear, FastTiedEmbedding, PackedLinear, packs
 from vlmchat.model.paligemma import PaliGemma
+from vlmchat.model.quantized import QuantizedLinear, quantized_linear
+from vlmchat.quantize import Quantized
+from vlmchat.quantize import quantize as quantized
+from vlmchat.weight_cache import WeightCache
 
 Quantize = Literal["none", "int8", "int4"]
+BITS = {"none": 0, "int8": 8, "int4": 4}
+HEAD_BITS = {"none": 0, "int8": 8, "int4": 8}
 
 
-def place(model: PaliGemma, device: torch.device, dtype: torch.dtype) -> dict[str, FastLinear]:
+def place(
+    model: PaliGemma, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none"
+) -> dict[str, FastLinear]:
     """Replace the decoder's linear layers and head; the new ones by the name of their weight.
 
     The head's name is that of the table, which stays where it is. Empty where nothing is gained.
     """
-    if not packs(device, dtype):
+
+    def layer(inputs: int, outputs: int, bits: int) -> FastLinear:
+        if bits:
+            return quantized_linear(inputs, outputs, bits, device, dtype)
+        return PackedLinear(inputs, outputs)
+
+    if quantize == "none" and not packs(device, dtype):
         return {}
-    placed: dict[str, FastLinear] = {}
-    for parent, name, path in list(_linear_layers(model)):
-        layer = getattr(parent, name)
-        placed[f"{path}.weight"] = PackedLinear(layer.in_features, layer.out_features)
-        setattr(parent, name, placed[f"{path}.weight"])
     table = model.text.embed_tokens
-    head = PackedLinear(table.embedding_dim, table.num_embeddings)
-    model.text.embed_tokens = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head)
-    return {"text.embed_tokens.weight": head, **placed}  # the largest first, while there is room
+    head = layer(table.embedding_dim, table.num_embeddings, HEAD_BITS[quantize])
+    placed = {"text.embed_tokens.weight": head}  # the largest first, while there is room
+    for parent, name, path in list(_linear_layers(model)):
+        old = getattr(parent, name)
+        placed[f"{path}.weight"] = layer(old.in_features, old.out_features, BITS[quantize])
+        setattr(parent, name, placed[f"{path}.weight"])
+    with torch.device("meta"):
+        rows = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head)
+    model.text.embed_tokens = rows
+    return placed
+
+
+def fill(
+    layer: FastLinear,
+    name: str,
+    read: Callable[[], Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    cache: WeightCache | None = None,
+) -> None:
+    """Give a placed layer its weights: `read` them, unless they are quantised and in the cache."""
+    if not isinstance(layer, QuantizedLinear):
+        layer.fill(read().to(device, dtype))
+        return
+
+    def make() -> Quantized:
+        return quantized(read().to(device), layer.bits)
+
+    shape = (layer.outputs, layer.inputs)
+    layer.take(cache.get(name, shape, layer.bits, make) if cache else make(), device)
+
+
+def quantization(model: PaliGemma) -> Quantize:
+    """How the decoder's layers are quantised."""
+    bits = {layer.bits for layer in _fast_layers(model) if isinstance(layer, QuantizedLinear)}
+    return "int4" if 4 in bits else "int8" if 8 in bits else "none"
 
 
 def _linear_layers(model: PaliGemma) -> Iterator[tuple[nn.Module, str, str]]:

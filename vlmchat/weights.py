@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from torch import Tensor
 from vlmchat.config import ModelConfig
 from vlmchat.model.linear import FastLinear
 from vlmchat.model.paligemma import PaliGemma
-from vlmchat.packing import place
+from vlmchat.packing import Quantize, fill, place
 from vlmchat.shards import Entry, WeightsError, headers, listed, pieces
+from vlmchat.weight_cache import WeightCache
 
 EMBEDDINGS = "text.embed_tokens.weight"
 POSITIONS = "vision.embeddings.position_embedding.weight"
@@ -81,17 +83,21 @@ def load_model(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     *,
+    quantize: Quantize = "none",
+    cache: WeightCache | None = None,
     fast: bool = True,
 ) -> PaliGemma:
     """Build the model from the files, in `dtype` (None: the file's) on `device`, ready to run.
 
-    `fast` lets `vlmchat.packing` replace the decoder's linear layers where it can.
+    `quantize` keeps the weights of the decoder's linear layers in 8 or 4 bits, found in `cache` if
+    they were quantised before. `fast` lets `vlmchat.packing` replace these layers in any case,
+    where it gains by it.
     """
     dtype = dtype or checkpoint.dtype
     device = torch.device(device)
     with torch.device("meta"):
         model = PaliGemma(checkpoint.config)
-        placed = place(model, device, dtype) if fast else {}
+    placed = place(model, device, dtype, quantize) if fast or quantize != "none" else {}
     packed = {name: checkpoint.entries[name] for name in placed}
     kept = {n: e for n, e in checkpoint.entries.items() if n not in placed or n == EMBEDDINGS}
     in_place = {n: e for n, e in kept.items() if device.type == "cpu" and e.dtype == dtype}
@@ -100,7 +106,7 @@ def load_model(
     state |= dict(_mapped(in_place))
     work = sum(entry.nbytes for entry in (*moved.values(), *packed.values()))
     done = 0
-    for step in chain(_fill(state, moved), _pack(placed, packed, dtype)):
+    for step in chain(_fill(state, moved), _pack(placed, packed, dtype, device, cache)):
         done += step
         if progress is not None:
             progress(done, work)
@@ -222,7 +228,11 @@ def _fill(state: dict[str, Tensor], entries: dict[str, Entry]) -> Iterator[int]:
 
 
 def _pack(
-    placed: dict[str, FastLinear], entries: dict[str, Entry], dtype: torch.dtype
+    placed: dict[str, FastLinear],
+    entries: dict[str, Entry],
+    dtype: torch.dtype,
+    device: torch.device,
+    cache: WeightCache | None,
 ) -> Iterator[int]:
     """Give each placed layer its weights; yield the bytes of each.
 
@@ -231,5 +241,6 @@ def _pack(
     for name, layer in placed.items():
         entry = entries[name]
         with safe_open(entry.file, framework="pt") as opened:
-            layer.fill(opened.get_tensor(entry.name).to(dtype))
+            read = partial(opened.get_tensor, entry.name)
+            fill(layer, name, read, device, dtype, cache)
         yield entry.nbytes

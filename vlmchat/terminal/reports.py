@@ -68,6 +68,7 @@ def show(session: Session) -> str:
         ("parameters", f"{engine.parameters:,}"),
         ("device", str(engine.device)),
         ("dtype", str(engine.dtype).removeprefix("torch.")),
+        ("quantize", engine.quantize),
         ("weights", amount(engine.weight_bytes)),
         ("image", current(session)),
         ("prefix-cache", session.settings.prefix_cache),

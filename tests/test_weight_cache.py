@@ -1,0 +1,144 @@
+"""Kept weights are those that were made, and whatever is not whole is made again."""
+
+import os
+
+import pytest
+import torch
+
+from tests.test_linear import drawn
+from vlmchat import weight_cache as module
+from vlmchat.quantize import quantize
+from vlmchat.weight_cache import VARIABLE, WeightCache, weight_cache
+
+NAME = "text.layers.0.mlp.up_proj.weight"
+WEIGHT = drawn(64, 128)
+
+
+class Maker:
+    """Quantises when asked, and counts how often it was."""
+
+    def __init__(self, bits):
+        self.bits = bits
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return quantize(WEIGHT, self.bits)
+
+
+def same(one, other):
+    return torch.equal(one.q, other.q) and torch.equal(one.scale, other.scale)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_second_start_finds_what_the_first_made(tmp_path, bits):
+    first, second = Maker(bits), Maker(bits)
+    made = WeightCache(tmp_path).get(NAME, (64, 128), bits, first)
+    kept = WeightCache(tmp_path).get(NAME, (64, 128), bits, second)
+    assert (first.calls, second.calls) == (1, 0)
+    assert same(made, kept)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+
+
+def damage_header(path):
+    path.write_bytes(b"\xff" * 100 + path.read_bytes()[100:])
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def other_shape(path):
+    made = quantize(drawn(32, 128), 8)
+    module._write(path, made)
+
+
+def other_tensors(path):
+    module.save_file({"q": torch.zeros(3)}, path)
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("harm", [damage_header, cut, empty, other_shape, other_tensors, os.unlink])
+def test_what_is_damaged_is_made_and_kept_again(tmp_path, harm):
+    made = WeightCache(tmp_path).get(NAME, (64, 128), 8, Maker(8))
+    harm(next(tmp_path.iterdir()))
+    second, third = Maker(8), Maker(8)
+    assert same(WeightCache(tmp_path).get(NAME, (64, 128), 8, second), made)
+    assert same(WeightCache(tmp_path).get(NAME, (64, 128), 8, third), made)
+    assert (second.calls, third.calls) == (1, 0)
+
+
+def test_a_write_that_ends_halfway_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        WeightCache(tmp_path).get(NAME, (64, 128), 8, Maker(8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_once_and_costs_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    cache, make = WeightCache(tmp_path / "file" / "key"), Maker(8)
+    made = [cache.get(NAME, (64, 128), 8, make) for _ in range(2)]
+    assert same(made[0], quantize(WEIGHT, 8))
+    assert make.calls == 2
+    assert cache.problem is not None
+    assert "\n" not in cache.problem
+    assert "cannot be written" in cache.problem
+    assert VARIABLE in cache.problem
+
+
+def test_a_folder_in_the_place_of_a_file_is_told(tmp_path):
+    WeightCache(tmp_path).get(NAME, (64, 128), 8, Maker(8))
+    a_folder(next(tmp_path.iterdir()))
+    cache = WeightCache(tmp_path)
+    assert same(cache.get(NAME, (64, 128), 8, Maker(8)), quantize(WEIGHT, 8))
+    assert cache.problem is not None
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "model.safetensors"
+    module.save_file({"w": torch.arange(100_000)}, path)
+    return path
+
+
+def test_the_key_is_the_content(tmp_path, weights, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "kept"))
+    cache = weight_cache([weights])
+    assert cache.folder.parent == tmp_path / "kept"
+    assert weight_cache([weights, weights]).folder == cache.folder
+    stat = weights.stat()
+    changed = bytearray(weights.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    weights.write_bytes(changed)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert weight_cache([weights]).folder != cache.folder
+
+
+def test_a_later_time_is_another_key(tmp_path, weights, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    before = weight_cache([weights]).folder
+    os.utime(weights, ns=(1, 1))
+    assert weight_cache([weights]).folder != before
+
+
+def test_the_variable_empty_keeps_nothing(weights, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")
+    assert weight_cache([weights]) is None
+
+
+def test_without_the_variable_it_is_the_cache_folder_of_the_user(weights, monkeypatch, tmp_path):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(module, "_default_folder", lambda: tmp_path / "user")
+    assert weight_cache([weights]).folder.parent == tmp_path / "user"

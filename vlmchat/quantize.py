@@ -1,0 +1,78 @@
+"""Weights as small integers and the numbers that scale them back, in a layout of no machine.
+
+Axes: N outputs, K inputs, G = K / group size.
+
+Both kinds are symmetric: zero stays zero, and the largest weight of a row (int8) or of a group in a
+row (int4) is met exactly.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GROUPS = (128, 64, 32)  # weights that share a scale in int4: the first that divides K
+NUMBERS_AT_ONCE = 2**20  # as many as a processor's cache holds
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Integers `q` and `scale`, such that q * scale is about the weight.
+
+    int8: q (N, K) int8, scale (N, 1) float32. int4: q (N, K/2) uint8 of two numbers each, the one
+    of the first half of a row in the low bits, both 8 too large; scale (N, G) bfloat16.
+    """
+
+    q: Tensor
+    scale: Tensor
+
+    @property
+    def bits(self) -> int:
+        """8 or 4."""
+        return 8 if self.q.dtype == torch.int8 else 4
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """The weights (N, K) that the integers stand for, rounded to `dtype`."""
+        scale = self.scale.float()
+        if self.bits == 8:
+            return (self.q.float() * scale).to(dtype)
+        whole = unpacked(self.q).float().view(len(scale), scale.shape[1], -1)
+        return (whole * scale.unsqueeze(-1)).flatten(1).to(dtype)
+
+
+def quantize(weight: Tensor, bits: int) -> Quantized:
+    """`weight` (N, K) in 8 or 4 bits; some rows at a time, which is faster and smaller."""
+    one = _int8 if bits == 8 else _int4
+    parts = [
+        one(rows.float())
+        for rows in torch.split(weight, max(1, NUMBERS_AT_ONCE // weight.shape[1]))
+    ]
+    return Quantized(torch.cat([p.q for p in parts]), torch.cat([p.scale for p in parts]))
+
+
+def group_size(inputs: int) -> int:
+    """How many neighbouring weights share a scale in int4; odd widths share one a row."""
+    return next((size for size in GROUPS if inputs % size == 0), inputs)
+
+
+def unpacked(q: Tensor) -> Tensor:
+    """The numbers -8 to 7 (N, K) int8 of packed pairs (N, K/2)."""
+    return torch.cat((q & 15, q >> 4), dim=1).to(torch.int8).sub_(8)
+
+
+def _int8(rows: Tensor) -> Quantized:
+    scale = rows.abs().amax(1, keepdim=True).div_(127).clamp_(min=1e-30)
+    return Quantized(rows.div(scale).round_().to(torch.int8), scale)
+
+
+def _int4(rows: Tensor) -> Quantized:
+    """Map the largest weight of each group to -8, the end of the range that reaches further."""
+    groups = rows.view(len(rows), -1, group_size(rows.shape[1]))  # (N, G, size)
+    low, high = groups.aminmax(dim=2)
+    largest = torch.where(-low > high, low, high)
+    scale = (largest / -8).to(torch.bfloat16)
+    tiny = scale.float().abs() < 1e-30
+    scale = scale.masked_fill_(tiny, 1.0)
+    whole = groups.div(scale.float().unsqueeze(2)).round_().clamp_(-8, 7).flatten(1)
+    low_half, high_half = whole.add_(8).to(torch.uint8).chunk(2, dim=1)
+    return Quantized(low_half | (high_half << 4), scale)
