@@ -257,6 +257,7 @@ def loading_session(engine, go):
 
     loading = Loading(load)
     yield Session(loading, model_name="demo")
+    go.set()
     loading.stop()
 
 
