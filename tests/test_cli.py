@@ -303,7 +303,8 @@ class Terminal(io.StringIO):
     isatty = lambda self: True
 def run(session, screen):
     repl.greet(session, screen)
-    repl.open_editor(screen)
+    repl.open_editor(screen, lambda: "")
+    repl.reports.status(session)
     session.prompt_for("what is it")
     return 7
 repl.run, sys.stdin, sys.stdout = run, Terminal(), Terminal()

@@ -21,7 +21,7 @@ from vlmchat.background import Loading
 from vlmchat.errors import UserError
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session, Settings
-from vlmchat.terminal import completion, editor, repl
+from vlmchat.terminal import completion, editor, repl, reports
 from vlmchat.terminal.render import Screen
 
 ENTER, ALT_ENTER, CTRL_C, CTRL_D, TAB, UP = "\r", "\x1b\r", "\x03", "\x04", "\t", "\x1b[A"
