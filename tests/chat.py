@@ -1,14 +1,19 @@
 """`python -m tests.chat` is `vlmchat` with a scripted engine, for tests that need a real process.
 
 Each prompt is answered with five words; one with `wait` in it stops behind the second of them
-until it is cancelled.
+until it is cancelled. Where `CHAT_GATE` names a file, the model is loaded once that is there, or
+fails to if it says so.
 """
 
+import os
 import sys
+import time
+from pathlib import Path
 
 import vlmchat
 from tests.scripted import ScriptedEngine
 from vlmchat.cli import main
+from vlmchat.errors import UserError
 from vlmchat.session import Session, Settings
 
 
@@ -21,6 +26,11 @@ class Echo(ScriptedEngine):
 
 
 def load(model_path, *, sampling, **_):
+    gate = Path(os.environ.get("CHAT_GATE", __file__))
+    while not gate.exists():
+        time.sleep(0.01)
+    if gate.read_text() == "fail":
+        raise UserError("model: damaged: download it again")
     return Session(Echo(), Settings(sampling=sampling), model_name=model_path or "demo")
 
 

@@ -296,6 +296,32 @@ sys.exit([name for name in heavy if name in sys.modules])
     assert child.stderr == "[]\n"
 
 
+def test_a_chat_begins_before_torch_is_imported():
+    code = """
+import io, sys
+from vlmchat.cli import main
+from vlmchat.terminal import repl
+class Terminal(io.StringIO):
+    isatty = lambda self: True
+def run(session, screen):
+    repl.greet(session, screen)
+    repl.open_editor(screen, lambda: "")
+    repl.reports.status(session)
+    session.prompt_for("what is it")
+    return 7
+repl.run, sys.stdin, sys.stdout = run, Terminal(), Terminal()
+assert main(["--image", "cat.png", "--model-path", "."]) == 7
+sys.exit([name for name in ("torch", "transformers", "comet_ml") if name in sys.modules])
+"""
+    open("config.json", "w").close()
+    open("model.safetensors", "w").close()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])}
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert child.stderr.endswith("[]\n")
+
+
 def test_the_module_runs_as_a_program():
     child = subprocess.run(
         [sys.executable, "-m", "vlmchat", "--nope"], cwd=ROOT, capture_output=True, text=True

@@ -17,9 +17,11 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from tests.scripted import ScriptedEngine
+from vlmchat.background import Loading
+from vlmchat.errors import UserError
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session, Settings
-from vlmchat.terminal import completion, editor, repl
+from vlmchat.terminal import completion, editor, repl, reports
 from vlmchat.terminal.render import Screen
 
 ENTER, ALT_ENTER, CTRL_C, CTRL_D, TAB, UP = "\r", "\x1b\r", "\x03", "\x04", "\t", "\x1b[A"
@@ -232,6 +234,99 @@ def test_leaving_ends_a_look_that_still_runs(session, engine):
     assert begun.wait(30)
     warmer.stop()
     assert not any(thread.is_alive() for thread in warmer._threads)
+
+
+@pytest.fixture
+def go():
+    """Lets the load of `loading_session` end; what it holds in `error` makes it fail."""
+    event = threading.Event()
+    event.error = None
+    return event
+
+
+@pytest.fixture
+def loading_session(engine, go):
+    """A session whose model is on its way."""
+
+    def load(progress):
+        progress(1, 4)
+        assert go.wait(30)
+        if go.error is not None:
+            raise go.error
+        return Session(engine, notices=("the file has 7 rows",))
+
+    loading = Loading(load)
+    yield Session(loading, model_name="demo")
+    go.set()
+    loading.stop()
+
+
+def test_a_question_waits_for_the_model_and_commands_do_not(
+    loading_session, engine, go, monkeypatch
+):
+    monkeypatch.setattr(Loading, "wait", lambda *_: go.set())  # nothing else lets it end
+    engine.enqueue("a cat", "red")
+    keys = ["/set max-tokens 7", "/show", "/why", "what is it", "/show", "which colour"]
+    code, out, err = chat(loading_session, ENTER.join(keys) + ENTER + CTRL_D)
+    assert (code, out) == (0, "a cat\nred\n")
+    said = err.splitlines()
+    assert said[:2] == [
+        "demo model (loading): it is small and knows drawn shapes (see --model-path)",
+        GREETING.splitlines()[1],
+    ]
+    assert said[2] == "max-tokens = 7"
+    assert said[3].startswith("model         demo (loading")
+    assert said[4:6] == ["image         none", "prefix-cache  kv"]
+    assert "vlmchat: no answer yet: ask something first" in said
+    answered = said.index("the file has 7 rows")
+    assert said[answered - 1] == "there is no image: this is answered from text alone"
+    assert said[answered + 1] == "model         demo"
+    assert err.count("the file has 7 rows") == 2  # by itself, and in /show
+    assert loading_session.loading is None
+
+
+@pytest.mark.parametrize("keys", ["", "half a line", f"what is it{ENTER}"])
+def test_a_load_that_fails_ends_the_chat(loading_session, go, keys):
+    go.error = UserError("model: damaged: download it again")
+    go.set()
+    with pytest.raises(UserError, match="damaged") as caught:
+        chat(loading_session, keys)
+    assert caught.value is go.error
+
+
+def test_the_toolbar_and_show_say_how_far_the_load_is(loading_session, go):
+    loading_session.add_image(Path("cat.png"))
+    assert reports.status(loading_session) == "demo (loading) | [1] cat.png 64x48"
+    loading = loading_session.loading
+    loading.start()
+    while not loading.progress[1]:
+        loading.wait(0.01)
+    assert reports.status(loading_session) == "demo (loading, 25%) | [1] cat.png 64x48"
+    assert reports.show(loading_session).splitlines()[0] == "model         demo (loading, 25%)"
+    go.set()
+    loading.result()
+    assert reports.status(loading_session) == (
+        "demo | cpu float32 | [1] cat.png 64x48 | kv: nothing kept yet"
+    )
+
+
+def test_a_chat_can_be_left_while_the_model_loads(loading_session):
+    loading_session.add_image(Path("cat.png"))
+    assert chat(loading_session, f"/images{ENTER}{CTRL_D}")[0] == 0
+    assert not loading_session.loading.is_over
+
+
+def test_an_image_is_looked_at_once_the_model_is_there(loading_session, engine, go):
+    looked = threading.Event()
+    engine.look = lambda *given: looked.set()
+    loading_session.add_image(Path("cat.png"))
+    warmer = repl.Warmer(loading_session)
+    warmer.start()
+    loading_session.loading.start()
+    assert not looked.is_set()
+    go.set()
+    assert looked.wait(30)
+    warmer.stop()
 
 
 COMPLETIONS = [

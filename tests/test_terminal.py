@@ -114,3 +114,49 @@ def test_typed_lines_are_answered_when_only_stdout_is_redirected(start, tmp_path
     child.expect("there is no image")
     leave(child, "\x04", 0)
     assert (tmp_path / "answers").read_text() == "you asked: answer en hello !\n"
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
+def test_what_is_typed_while_the_model_loads_is_answered_when_it_is_there(
+    start, tmp_path, environment
+):
+    gate = tmp_path / "gate"
+    child = start("--image", "cat.png", CHAT_GATE=str(gate), **environment)
+    child.expect_exact("demo model (loading)")
+    child.expect(PROMPT)
+    child.send("/images\r")
+    child.expect_exact("[1] cat.png 64x48")
+    child.expect(PROMPT)
+    child.send("what is it\r")
+    child.expect("the model is loading, then this is answered")
+    child.send("\x03")
+    child.expect_exact("[stopped]")
+    child.expect(PROMPT)
+    child.send("what is this\r")
+    child.expect("the model is loading, then this is answered")
+    gate.write_text("go")
+    child.expect("you asked: answer en what is this !\r\n")
+    child.expect(PROMPT)
+    leave(child, "\x04", 0)
+
+
+@pytest.mark.parametrize(("keys", "code"), [("\x04", 0), ("/quit\r", 0), ("\x03\x03", 130)])
+def test_leaving_while_the_model_loads(start, tmp_path, keys, code):
+    child = start(CHAT_GATE=str(tmp_path / "gate"))
+    child.expect(PROMPT)
+    leave(child, keys, code)
+
+
+@pytest.mark.parametrize("typed", ["", "half a line", "what is it\r"])
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
+def test_a_model_that_cannot_be_loaded_ends_the_chat(start, tmp_path, environment, typed):
+    gate = tmp_path / "gate"
+    child = start(CHAT_GATE=str(gate), **environment)
+    child.expect(PROMPT)
+    if typed:
+        child.send(typed)
+        child.expect("then this is answered" if typed.endswith("\r") else typed)
+    gate.write_text("fail")
+    leave(child, "", 1)
+    assert child.before.count("vlmchat: model: damaged: download it again") == 1
+    assert "Traceback" not in child.before

@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,6 +19,7 @@ from vlmchat.errors import UserError
 from vlmchat.options import Options, parse
 
 if TYPE_CHECKING:
+    from vlmchat.sampling import Sampling
     from vlmchat.session import Session
     from vlmchat.terminal.lines import Lines
     from vlmchat.terminal.render import OutputError, Screen
@@ -89,14 +90,14 @@ def _start(options: Options, screen: Screen) -> int:
 
     if options.track_import:
         return file_by_hand(Path(options.track_import), screen)
-    session = _load(options, screen)
-    images = [_add_image(path, session) for path in options.image]
-    if images:
-        session.select(images[0])
-    for notice in session.notices:
-        screen.notice(notice)
-    with tracked(session, options.track, screen):
-        return _answer(options, images, session, screen)
+    with _session(options, screen) as session:
+        images = [_add_image(path, session) for path in options.image]
+        if images:
+            session.select(images[0])
+        for notice in session.notices:
+            screen.notice(notice)
+        with tracked(session, options.track, screen):
+            return _answer(options, images, session, screen)
 
 
 def _answer(options: Options, images: Sequence[int], session: Session, screen: Screen) -> int:
@@ -107,7 +108,7 @@ def _answer(options: Options, images: Sequence[int], session: Session, screen: S
         return batch.run_each(options.ask, images, session, screen, options.batch_size)
     if sys.stdin is None:
         return 0
-    if not (sys.stdin.isatty() and screen.out.isatty()):
+    if not _chats(options, screen):
         lines = _piped(sys.stdin, screen)
         return batch.run(lines, session, screen, options.batch_size, lines.ready)
     from vlmchat.terminal import repl
@@ -115,29 +116,73 @@ def _answer(options: Options, images: Sequence[int], session: Session, screen: S
     return repl.run(session, screen)
 
 
-def _load(options: Options, screen: Screen) -> Session:
-    """The model that the options name, in a session that asks as they say."""
-    with screen.loading("loading the model") as progress:
-        import vlmchat
+def _chats(options: Options, screen: Screen) -> bool:
+    """Whether a person sits at both ends, who was not told to be answered at once."""
+    if options.ask or sys.stdin is None:
+        return False
+    return sys.stdin.isatty() and screen.out.isatty()
 
-        sampling = vlmchat.Sampling(
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            max_tokens=options.max_tokens,
-            seed=options.seed,
-        )
-        return vlmchat.load(
-            options.model_path,
-            device=options.device,
-            dtype=options.dtype,
-            quantize=options.quantize,
-            prefix_cache=options.prefix_cache,
-            sampling=sampling,
-            mask_decoder=options.mask_decoder,
-            compile=options.compile,
-            progress=progress,
-        )
+
+@contextmanager
+def _session(options: Options, screen: Screen) -> Iterator[Session]:
+    """The model that the options name, in a session; that of a chat is loaded by the chat."""
+    if not _chats(options, screen):
+        with screen.loading("loading the model") as progress:
+            session = _load(options, options.model_path, progress)
+        yield session
+        return
+    from vlmchat.background import Loading
+    from vlmchat.session import Session, Settings
+
+    folder = _folder(options, screen)
+    loading = Loading(lambda progress: _load(options, folder, progress))
+    settings = Settings(sampling=_sampling(options), prefix_cache=options.prefix_cache)
+    try:
+        yield Session(loading, settings, model_name=options.model_path or "demo")
+    finally:
+        with screen.waiting("leaving"):
+            loading.stop()
+
+
+def _folder(options: Options, screen: Screen) -> Path | None:
+    """Where the model is, downloaded if need be: a chat does not begin beside download bars."""
+    if options.model_path is None:
+        return None
+    from vlmchat import hub
+
+    with screen.loading("looking for the model") as progress:
+        return hub.resolve(options.model_path, progress=progress)
+
+
+def _load(
+    options: Options, path: str | Path | None, progress: Callable[[int, int], None] | None
+) -> Session:
+    """The model at `path`, in a session that asks as the options say."""
+    import vlmchat
+
+    return vlmchat.load(
+        path,
+        device=options.device,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        prefix_cache=options.prefix_cache,
+        sampling=_sampling(options),
+        mask_decoder=options.mask_decoder,
+        compile=options.compile,
+        progress=progress,
+    )
+
+
+def _sampling(options: Options) -> Sampling:
+    import vlmchat
+
+    return vlmchat.Sampling(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+    )
 
 
 def _add_image(path: str, session: Session) -> int:

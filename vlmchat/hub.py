@@ -9,8 +9,9 @@ from pathlib import Path
 from vlmchat import download
 from vlmchat.download import Progress
 from vlmchat.errors import UserError
-from vlmchat.shards import INDEX_NAME, SINGLE_NAME
 
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
 # What a checkpoint needs, and nothing else that its repository may hold.
 WANTED = ("*.json", "*.safetensors", "tokenizer.model")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".npz")

@@ -1,12 +1,19 @@
-"""From scores to a token: greedy, or drawn with temperature, top-k and top-p."""
+"""From scores to a token: greedy, or drawn with temperature, top-k and top-p.
+
+PyTorch is imported by what uses it: the settings alone are wanted before a model is loaded.
+"""
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vlmchat.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # Beyond these a temperature changes nothing more, and dividing by it would leave float32's range.
 COLDEST, HOTTEST = 1e-6, 1e9
@@ -45,6 +52,8 @@ class Sampler:
     """Chooses the tokens of one answer, and holds the random state of its draws."""
 
     def __init__(self, sampling: Sampling, device: torch.device | str = "cpu") -> None:
+        import torch
+
         self.sampling = sampling
         self._generator = torch.Generator(device)
         if sampling.seed is None:
@@ -58,6 +67,8 @@ class Sampler:
         That is before temperature, top-k and top-p: how likely the model found it. Raises UserError
         where the scores are no numbers.
         """
+        import torch
+
         if self.sampling.temperature == 0:
             token, logprob = likeliest(logits)
             refuse_useless(float(logprob))
@@ -73,8 +84,9 @@ class Sampler:
 
 def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The greedy choice from logits (V,): token (1,) and log-probability (1,), on the device."""
+    logits = logits.float()  # its largest is found in a third of the time that bfloat16 takes
     token = logits.argmax(-1, keepdim=True)
-    return token, logits.float().log_softmax(-1).gather(-1, token)
+    return token, logits.log_softmax(-1).gather(-1, token)
 
 
 def refuse_useless(logprob: float) -> None:
@@ -92,6 +104,8 @@ def restrict(logits: Tensor, sampling: Sampling) -> Tensor:
     Nucleus sampling after Holtzman et al. 2020 (arXiv 1904.09751): the likeliest tokens up to and
     with the one whose probability reaches top-p, so that there is always one.
     """
+    import torch
+
     if 0 < sampling.top_k < logits.numel():
         best = logits.topk(sampling.top_k)  # by place, since half-precision scores often tie
         logits = torch.full_like(logits, -torch.inf).index_copy(0, best.indices, best.values)

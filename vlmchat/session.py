@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmchat.background import Loading
 from vlmchat.errors import UserError
 from vlmchat.tracking import NullTracker, Tracker
 from vlmchat.transcript import as_text, record, write
@@ -91,17 +92,20 @@ class Session:
     answers for whoever shows them, who gives it each one afterwards.
     `mask_decoder` draws the masks of `segment`, where it was loaded; `looked` is what `/look` drew
     over the picture of the last answer.
+
+    The engine may be one that is still being loaded: whatever needs it waits, and `notices` and
+    `mask_decoder` come with it.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | Loading,
         settings: Settings | None = None,
         *,
         model_name: str = "",
         notices: Sequence[str] = (),
     ) -> None:
-        self.engine = engine
+        self._engine = engine
         self.settings = settings if settings is not None else Settings()
         self.model_name = model_name
         self.notices = tuple(notices)
@@ -113,6 +117,24 @@ class Session:
         self.last_question: tuple[str, str] | None = None
         self.mask_decoder: MaskDecoder | None = None
         self.looked: Scene | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What answers. Waits for a model that is being loaded; raises LoadError."""
+        engine = self._engine
+        if isinstance(engine, Loading):
+            loaded = engine.result()
+            self.notices, self.mask_decoder = loaded.notices, loaded.mask_decoder
+            self._engine = engine = loaded.engine
+        return engine
+
+    @property
+    def loading(self) -> Loading | None:
+        """The load of the model, unless it has ended well."""
+        engine = self._engine
+        if isinstance(engine, Loading) and (engine.has_failed or not engine.is_over):
+            return engine
+        return None
 
     def add_image(self, source: Path | str | bytes, name: str | None = None) -> int:
         """Load an image, make it current and return its number; a known image keeps its number.

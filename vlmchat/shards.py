@@ -16,9 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vlmchat.errors import UserError
+from vlmchat.hub import INDEX_NAME, SINGLE_NAME
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
 MAX_INDEX_BYTES = 20_000_000
 PIECE_BYTES = 256 * 2**20  # what is converted or moved at once
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

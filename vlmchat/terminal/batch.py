@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from vlmchat.background import LoadError
 from vlmchat.terminal import commands, reports
 from vlmchat.terminal.outcomes import Ask, Outcome, Quit, Say
 from vlmchat.terminal.render import OutputError
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from vlmchat.terminal.render import Screen
 
     Stream = Iterator[Piece | Reply]
+
+
+LOOK_EVERY = 0.1  # seconds between two looks at how far a load is
 
 
 def _always() -> bool:
@@ -133,12 +137,13 @@ def carry_out(
 
     `asked` is the stream of a question that was asked already, together with others.
     Errors are shown here, bugs among them, because one line must not cost what is loaded. What
-    ends the program passes: OutputError and KeyboardInterrupt.
+    ends the program passes: OutputError, LoadError and KeyboardInterrupt.
     """
     prompt = line.strip()
     try:
         before = session.current
-        with screen.waiting("working", session.engine.watch):
+        watch = None if session.loading else session.engine.watch
+        with screen.waiting("working", watch):
             outcome = commands.run(_as_one(line), session)
         if isinstance(outcome, Quit):
             return Done.QUIT
@@ -150,7 +155,7 @@ def carry_out(
         if isinstance(outcome, Ask):
             prompt = outcome.prompt
             _answer(outcome, asked, session, screen, cancelled)
-    except OutputError:
+    except (OutputError, LoadError):
         raise
     except Exception as error:
         screen.failed(prompt, error)
@@ -192,6 +197,7 @@ def _answer(
     """Stream the answer to stdout, and what there is to know about it to stderr."""
     from vlmchat.transcript import record
 
+    _await_model(session, screen)
     stream = asked or session.ask(ask.prompt, ask.line, cancelled)
     if session.current is None:
         screen.notice("there is no image: this is answered from text alone")
@@ -218,6 +224,19 @@ def _cost(reply: Reply) -> str:
         f"[first token {timing.first_token_s:.2f} s, {timing.tokens_per_s:.1f} tokens/s, "
         f"{reply.reused_tokens} tokens reused, {reply.computed_tokens} computed]"
     )
+
+
+def _await_model(session: Session, screen: Screen) -> None:
+    """Wait for a model that is being loaded, and show how far it is. Raises LoadError."""
+    loading = session.loading
+    if loading is None:
+        return
+    with screen.loading("the model is loading, then this is answered") as progress:
+        while not loading.is_over:
+            loading.wait(LOOK_EVERY)
+            if progress is not None and loading.progress[1]:
+                progress(*loading.progress)
+    loading.result()
 
 
 def _cut_short(reply: Reply, limit: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +42,9 @@ class Editor(Protocol):
     def read(self) -> str:
         """The next line. EOFError for Ctrl-D, KeyboardInterrupt for Ctrl-C on an empty line."""
 
+    def interrupt(self) -> None:
+        """Let `read` raise KeyboardInterrupt, now and from now on. For other threads."""
+
 
 def open_editor(
     screen: Screen,
@@ -70,6 +75,7 @@ class FullEditor:
         output: Output | None = None,
     ) -> None:
         self._screen = screen
+        self._interrupted = False
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
             history=open_history(),
@@ -88,7 +94,20 @@ class FullEditor:
     def read(self) -> str:
         """The next line, or lines; it begins with what was typed before there was a prompt."""
         _type(self._screen.typed_ahead(), self._session.app.input)
-        return self._session.prompt()
+        return self._session.prompt(pre_run=self._check)
+
+    def interrupt(self) -> None:
+        """Let `read` raise KeyboardInterrupt, now and from now on. For other threads."""
+        self._interrupted = True
+        loop = self._session.app.loop
+        if loop is not None:
+            with suppress(RuntimeError):  # closed since: the next `read` looks by itself
+                loop.call_soon_threadsafe(self._check)
+
+    def _check(self) -> None:
+        app = self._session.app
+        if self._interrupted and app.is_running and not app.is_done:
+            app.exit(exception=KeyboardInterrupt)
 
 
 def _type(text: str, input: Input) -> None:
@@ -123,16 +142,32 @@ class PlainEditor:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._typed = _plain_readline()
+        self._reading = self._interrupted = False
 
     def read(self) -> str:
         """The next line; one that Ctrl-C cleared is skipped."""
         while True:
             try:
-                return input(PROMPT)
+                return self._input()
             except (EOFError, KeyboardInterrupt) as end:
                 self._screen.say("")  # readline leaves the cursor behind the prompt
-                if isinstance(end, EOFError) or not self._typed():
+                if isinstance(end, EOFError) or self._interrupted or not self._typed():
                     raise
+
+    def _input(self) -> str:
+        self._reading = True
+        try:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            return input(PROMPT)
+        finally:
+            self._reading = False
+
+    def interrupt(self) -> None:
+        """Let `read` raise KeyboardInterrupt, now and from now on. For other threads."""
+        self._interrupted = True
+        if self._reading:  # nothing but a signal wakes readline
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _plain_readline() -> Callable[[], str]:

@@ -38,10 +38,10 @@ def look(argument: str, session: Session) -> Outcome:
 
 def why(_: str, session: Session) -> Outcome:
     """`/why`"""
-    from vlmchat import explain
-
     if not session.turns:
         raise CommandError("no answer yet: ask something first")
+    from vlmchat import explain
+
     turn = session.turns[-1]
     steps = explain.choices(session.engine, turn.picture, turn.reply)
     return Say(reports.columns(_step(step) for step in steps))

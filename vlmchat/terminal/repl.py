@@ -6,7 +6,6 @@ written; `run` hands it back and forth.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import signal
 import threading
@@ -16,8 +15,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from vlmchat.background import LoadError, end
 from vlmchat.terminal import reports
-from vlmchat.terminal.batch import Done, carry_out
+from vlmchat.terminal.batch import LOOK_EVERY, Done, carry_out
 from vlmchat.terminal.editor import open_editor
 from vlmchat.terminal.tracked import show_news
 
@@ -41,13 +41,20 @@ def run(
 ) -> int:
     """Chat until the person leaves: 0 for Ctrl-D and `/quit`, 130 for Ctrl-C twice.
 
-    `input` and `output` are for tests, which type and look without a terminal.
+    The model may still be loading: only what needs it waits. If the load fails, what it failed with
+    is raised, whatever goes on here by then. `input` and `output` are for tests, which type and
+    look without a terminal.
     """
     greet(session, screen)
     editor = open_editor(screen, lambda: reports.status(session), input, output)
+    if session.loading is not None:
+        session.loading.when_failed(editor.interrupt)
+        session.loading.start()  # now, so that it does not hold up the first prompt
     warmer = Warmer(session)
     try:
         return _chat(session, screen, editor, warmer)
+    except LoadError as failure:
+        raise failure.reason from None
     finally:
         warmer.stop()
 
@@ -55,8 +62,13 @@ def run(
 def _chat(session: Session, screen: Screen, editor: Editor, warmer: Warmer) -> int:
     """The loop. A Ctrl-C that comes between reading and answering counts as one at the prompt."""
     last_ctrl_c = -math.inf
+    unseen = session.loading is not None  # what there is to know of the model comes with it
     while True:
         try:
+            _check_load(session)
+            if unseen and session.loading is None:
+                unseen = False
+                show_notices(session, screen)
             warmer.start()
             session.tracker.idle()
             show_news(session, screen)
@@ -67,11 +79,25 @@ def _chat(session: Session, screen: Screen, editor: Editor, warmer: Warmer) -> i
         except EOFError:
             return 0
         except KeyboardInterrupt:
+            _check_load(session)
             now = time.monotonic()
             if now - last_ctrl_c < TWICE_WITHIN:
                 return INTERRUPTED
             last_ctrl_c = now
             screen.notice(LEAVE)
+
+
+def _check_load(session: Session) -> None:
+    """Raise LoadError if the model could not be loaded."""
+    if session.loading is not None and session.loading.has_failed:
+        session.loading.result()
+
+
+def show_notices(session: Session, screen: Screen) -> None:
+    """Show what a person should know of the model, which is there."""
+    assert session.engine is not None  # brings the notices with it
+    for notice in session.notices:
+        screen.notice(notice)
 
 
 def _line(line: str, session: Session, screen: Screen) -> Done:
@@ -103,9 +129,12 @@ def greet(session: Session, screen: Screen) -> None:
     from vlmchat.overlay import plain
 
     if session.model_name == "demo":
-        screen.notice("demo model: it is small and knows drawn shapes (see --model-path)")
+        what = "demo model" if session.loading is None else "demo model (loading)"
+        screen.notice(f"{what}: it is small and knows drawn shapes (see --model-path)")
         if session.current is None and SAMPLE.is_file():
             session.add_image(SAMPLE)
+    elif session.loading is not None:
+        screen.notice(reports.model(session))
     else:
         engine = session.engine
         dtype = str(engine.dtype).removeprefix("torch.")
@@ -178,19 +207,13 @@ class Warmer:
         self._key = None if picture is None else picture.key
 
     def _warm(self) -> None:
+        loading = self._session.loading
         with suppress(Exception, SystemExit):
+            while loading is not None and not loading.is_over:
+                loading.wait(LOOK_EVERY)
             self._session.warm()
 
     def stop(self) -> None:
-        """End what still runs, and wait for it.
-
-        A thread that is inside PyTorch when the interpreter goes down aborts the whole process
-        ("terminate called without an active exception"), so it has to be gone by then. It is sent
-        SystemExit, which it meets between two operations.
-        """
+        """End what still runs, and wait for it."""
         for thread in self._threads:
-            if thread.is_alive():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
-                )
-            thread.join()
+            end(thread)

@@ -60,20 +60,38 @@ def settings(values: Settings) -> str:
     )
 
 
+def model(session: Session, short: bool = False) -> str:
+    """The name of the model, and how far it is loaded if it is not there yet.
+
+    In short, of a folder its own name is enough; a hub id is one with its owner.
+    """
+    name, loading = session.model_name or "(not named)", session.loading
+    if short and name.startswith(("/", ".", "~")):
+        name = os.path.basename(os.path.normpath(name))
+    if loading is None:
+        return name
+    done, total = loading.progress
+    return f"{name} (loading{f', {done / total:.0%}' if total else ''})"
+
+
 def show(session: Session) -> str:
-    """The model, where it runs, what it weighs, the image and what is kept of it."""
-    engine = session.engine
-    rows = [
-        ("model", session.model_name or "(not named)"),
-        ("parameters", f"{engine.parameters:,}"),
-        ("device", str(engine.device)),
-        ("dtype", str(engine.dtype).removeprefix("torch.")),
-        ("quantize", engine.quantize),
-        ("weights", amount(engine.weight_bytes)),
-        ("image", current(session)),
-        ("prefix-cache", session.settings.prefix_cache),
-    ]
-    kept = [_kept(each, session) for each in engine.kept]
+    """The model, where it runs, what it weighs, the image and what is kept of it.
+
+    Of a model that is still being loaded there is less to tell.
+    """
+    rows = [("model", model(session))]
+    kept: list[str] = []
+    if session.loading is None:
+        engine = session.engine
+        kept = [_kept(each, session) for each in engine.kept]
+        rows += [
+            ("parameters", f"{engine.parameters:,}"),
+            ("device", str(engine.device)),
+            ("dtype", str(engine.dtype).removeprefix("torch.")),
+            ("quantize", engine.quantize),
+            ("weights", amount(engine.weight_bytes)),
+        ]
+    rows += [("image", current(session)), ("prefix-cache", session.settings.prefix_cache)]
     rows += [("kept" if row == 0 else "", text) for row, text in enumerate(kept or ["nothing"])]
     rows += [("note", notice) for notice in session.notices]
     return columns(rows)
@@ -81,17 +99,16 @@ def show(session: Session) -> str:
 
 def status(session: Session) -> str:
     """The one line below the prompt: model, where it runs, image, what is kept of it."""
-    engine = session.engine
-    # Of a folder its own name is enough; a hub id is one with its owner.
-    name = session.model_name
-    parts = [
-        os.path.basename(os.path.normpath(name)) if name.startswith(("/", ".", "~")) else name,
-        f"{engine.device} {str(engine.dtype).removeprefix('torch.')}",
-    ]
-    if session.current is not None:
-        parts += [current(session), _prefix_state(session, session.current)]
+    parts = [model(session, short=True)]
+    if session.loading is None:
+        engine = session.engine
+        parts.append(f"{engine.device} {str(engine.dtype).removeprefix('torch.')}")
+    if session.current is None and session.failed is None:
+        parts.append("no image")
     else:
-        parts.append("no image" if session.failed is None else current(session))
+        parts.append(current(session))
+    if session.current is not None and session.loading is None:
+        parts.append(_prefix_state(session, session.current))
     return " | ".join(parts)
 
 
