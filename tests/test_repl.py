@@ -42,6 +42,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VLMCHAT_HISTORY", "")
+    monkeypatch.setattr(repl, "SAMPLE", tmp_path / "no sample.png")
     return tmp_path
 
 
@@ -62,6 +63,20 @@ def chat(session, keys, **how):
         keyboard.send_text(keys)
         code = repl.run(session, screen, keyboard, DummyOutput())
     return code, screen.out.getvalue(), screen.err.getvalue().removeprefix(GREETING)
+
+
+def test_the_demo_model_brings_a_picture_to_ask_about(session, engine, folder, monkeypatch):
+    monkeypatch.setattr(repl, "SAMPLE", folder / "my dog.jpg")
+    engine.enqueue("a dog")
+    screen = Screen(io.StringIO(), io.StringIO())
+    with create_pipe_input() as keys:
+        keys.send_text("what is it" + ENTER + "/quit" + ENTER)
+        assert repl.run(session, screen, keys, DummyOutput()) == 0
+    lines = screen.err.getvalue().splitlines()
+    assert lines[0].startswith("demo model: ")
+    assert lines[1].startswith("ask about my dog.jpg (30x90): try ")
+    assert screen.out.getvalue() == "a dog\n"
+    assert session.turns[0].image == "my dog.jpg"
 
 
 def test_a_whole_chat(session, engine):
