@@ -126,7 +126,7 @@ def test_a_pipe_is_tracked_when_comet_is_configured_and_while_the_setting_is_on(
 @needs_comet
 def test_a_chat_can_be_put_on_record_while_it_goes_on(folder):
     screen = Screen(io.StringIO(), io.StringIO())
-    session = Session(chat.Echo(), model_name="demo")
+    session = Session(chat.Echo(), model_name="m")
     with create_pipe_input() as keyboard:
         keyboard.send_text("one\r/set track on\rtwo\r\x04")
         with tracked.tracked(session, None, screen):
