@@ -5,7 +5,10 @@ import os
 import pytest
 import torch
 
+from tests.reference import reference_model, tiny_config
 from tests.test_linear import drawn
+from tests.tiny import save_tokenizer
+from vlmchat import loading
 from vlmchat import weight_cache as module
 from vlmchat.quantize import quantize
 from vlmchat.weight_cache import VARIABLE, WeightCache, weight_cache
@@ -142,3 +145,39 @@ def test_without_the_variable_it_is_the_cache_folder_of_the_user(weights, monkey
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(module, "_default_folder", lambda: tmp_path / "user")
     assert weight_cache([weights]).folder.parent == tmp_path / "user"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A whole tiny checkpoint folder, of those that are large enough to be kept."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    image_id = save_tokenizer(folder).token_to_id("<image>")
+    reference_model(tiny_config(rows=image_id + 8, image_id=image_id)).save_pretrained(folder)
+    monkeypatch.setattr(loading, "KEPT_ABOVE", 0)
+    return folder
+
+
+def test_load_keeps_what_it_quantised(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "kept"))
+    session = loading.load(folder, quantize="int8")
+    assert (session.engine.quantize, session.notices) == ("int8", ())
+    assert len(list((tmp_path / "kept").rglob("*.int8.safetensors"))) == 7 * 3 + 1
+    loading.load(folder, quantize="none")
+    assert len(list((tmp_path / "kept").rglob("*"))) == 7 * 3 + 2
+
+
+def test_load_says_in_one_notice_that_it_cannot_keep_them(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file"))
+    session = loading.load(folder, quantize="int8")
+    assert len(session.notices) == 1
+    assert "quantised weights are not kept" in session.notices[0]
+    assert "\n" not in session.notices[0]
+
+
+def test_small_checkpoints_are_not_kept(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "KEPT_ABOVE", 10**9)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "kept"))
+    loading.load(folder, quantize="int8")
+    assert not (tmp_path / "kept").exists()

@@ -20,6 +20,7 @@ from vlmchat.weight_cache import WeightCache
 
 Quantize = Literal["none", "int8", "int4"]
 BITS = {"none": 0, "int8": 8, "int4": 4}
+# The head decides between all tokens, and what int4 loses there is lost for good.
 HEAD_BITS = {"none": 0, "int8": 8, "int4": 8}
 
 
