@@ -37,7 +37,7 @@ def start(tmp_path):
             },
             encoding="utf-8",
             dimensions=(24, 100),
-            timeout=20,
+            timeout=60,
         )
         children.append(child)
         return child
