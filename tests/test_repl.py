@@ -42,6 +42,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VLMCHAT_HISTORY", "")
+    monkeypatch.setattr(repl, "SAMPLE", tmp_path / "none.png")
     return tmp_path
 
 
@@ -187,6 +188,15 @@ def test_the_greeting_names_the_model_and_the_image(engine):
     session.add_image(Path("cat.png"))
     _, _, err = chat(session, CTRL_D)
     assert err == ("some/model (float32 on cpu)\nask about cat.png (64x48); /help says more\n")
+
+
+def test_the_demo_model_shows_a_picture_to_try(session, monkeypatch):
+    monkeypatch.setattr(repl, "SAMPLE", Path("cat.png"))
+    _, _, err = chat(session, CTRL_D)
+    assert err.splitlines()[1] == (
+        'ask about cat.png (64x48): try "what is this?"; /help says more'
+    )
+    assert [picture.name for picture in session.pictures] == ["cat.png"]
 
 
 def test_an_image_is_looked_at_while_the_person_types(session, engine):
