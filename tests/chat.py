@@ -15,6 +15,7 @@ from tests.scripted import ScriptedEngine
 from vlmchat.cli import main
 from vlmchat.errors import UserError
 from vlmchat.session import Session, Settings
+from vlmchat.terminal import repl
 
 
 class Echo(ScriptedEngine):
@@ -36,4 +37,5 @@ def load(model_path, *, sampling, **_):
 
 if __name__ == "__main__":
     vlmchat.load = load
+    repl.SAMPLE = Path("none.png")
     sys.exit(main())

@@ -65,20 +65,6 @@ def chat(session, keys, **how):
     return code, screen.out.getvalue(), screen.err.getvalue().removeprefix(GREETING)
 
 
-def test_the_demo_model_brings_a_picture_to_ask_about(session, engine, folder, monkeypatch):
-    monkeypatch.setattr(repl, "SAMPLE", folder / "my dog.jpg")
-    engine.enqueue("a dog")
-    screen = Screen(io.StringIO(), io.StringIO())
-    with create_pipe_input() as keys:
-        keys.send_text("what is it" + ENTER + "/quit" + ENTER)
-        assert repl.run(session, screen, keys, DummyOutput()) == 0
-    lines = screen.err.getvalue().splitlines()
-    assert lines[0].startswith("demo model: ")
-    assert lines[1].startswith("ask about my dog.jpg (30x90): try ")
-    assert screen.out.getvalue() == "a dog\n"
-    assert session.turns[0].image == "my dog.jpg"
-
-
 def test_a_whole_chat(session, engine):
     engine.enqueue("a cat", "it is red", "a cat sleeps")
     keys = ["/image cat.png", "what is it", "", "/ask which colour", "/caption", "/quit"]
@@ -202,6 +188,15 @@ def test_the_greeting_names_the_model_and_the_image(engine):
     session.add_image(Path("cat.png"))
     _, _, err = chat(session, CTRL_D)
     assert err == ("some/model (float32 on cpu)\nask about cat.png (64x48); /help says more\n")
+
+
+def test_the_demo_model_shows_a_picture_to_try(session, monkeypatch):
+    monkeypatch.setattr(repl, "SAMPLE", Path("cat.png"))
+    _, _, err = chat(session, CTRL_D)
+    assert err.splitlines()[1] == (
+        'ask about cat.png (64x48): try "what is this?"; /help says more'
+    )
+    assert [picture.name for picture in session.pictures] == ["cat.png"]
 
 
 def test_an_image_is_looked_at_while_the_person_types(session, engine):
