@@ -50,7 +50,7 @@ def _begin(session: Session) -> None:
     """Give the session a tracker, which makes nothing before a first answer."""
     from vlmchat.tracking.live import CometTracker
 
-    session.tracker = CometTracker(Destination.read(), session.engine.quantize)
+    session.tracker = CometTracker(Destination.read())
 
 
 def show_news(session: Session, screen: Screen) -> None:

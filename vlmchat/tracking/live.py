@@ -33,9 +33,8 @@ class CometTracker:
     once and ends the tracking, never the chat.
     """
 
-    def __init__(self, destination: Destination, quantize: str = "none") -> None:
+    def __init__(self, destination: Destination) -> None:
         self._destination = destination
-        self._quantize = quantize
         self._journal: Journal | None = None
         self._filer: _Filer | None = None
         self._given_up = False
@@ -99,7 +98,7 @@ class CometTracker:
     def _write(self, session: Session, turn: Turn) -> None:
         if self._journal is None:
             self._journal = Journal()
-            self._journal.append(records.run_record(session, self._quantize))
+            self._journal.append(records.run_record(session, session.engine.quantize))
         picture = turn.picture
         if picture is not None and picture.key not in self._images:
             self._journal.append(records.image_record(picture))
