@@ -59,6 +59,12 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--questions", type=int, default=500, help="of each kind to evaluate with; 0: none"
     )
+    parser.add_argument(
+        "--quantize",
+        default="none",
+        choices=("none", "int8", "int4"),
+        help="evaluate with these weights; the card, which is of bfloat16, stays as it is",
+    )
     parser.add_argument("--samples", type=Path, help="also write sample images into this folder")
     parser.add_argument("--threads", type=int, help="for the arithmetic (default: PyTorch's)")
     parser.add_argument("--float32", action="store_true", help="train without bfloat16")
@@ -109,8 +115,9 @@ def main() -> None:
             learner = train(run, plan, _say, lambda done: bar.update(task, completed=done))
         export(run, learner, folder)
     if chosen.questions:
-        report = evaluate(folder, chosen.questions, _say)
-        write_card(run, folder, report)
+        report = evaluate(folder, chosen.questions, _say, quantize=chosen.quantize)
+        if chosen.quantize == "none":
+            write_card(run, folder, report)
         print(report.markdown())
     for line in write_samples(folder, chosen.samples) if chosen.samples else ():
         print(line)

@@ -22,6 +22,7 @@ from examples.train_demo.answers import UNANSWERABLE, UNSURE, left_to_right
 from examples.train_demo.other_renderer import draw_other
 from examples.train_demo.questions import KINDS, Asker, Question
 from examples.train_demo.scene import Contents, draw_scene
+from vlmchat.packing import Quantization
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session
 from vlmchat.tasks import Detection, parse_detections
@@ -205,6 +206,7 @@ def evaluate(
     questions: int,
     report: Callable[[str], None] = lambda line: None,
     processes: int = 2,
+    quantize: Quantization = "none",
 ) -> Report:
     """Ask the model in `folder` that many questions of each kind in each of the three trials."""
     trials = (
@@ -213,26 +215,28 @@ def evaluate(
         Trial("another renderer", other=True),
     )
     if processes < 2:
-        return Report(tuple(run(folder, trial, questions) for trial in trials))
+        return Report(tuple(run(folder, trial, questions, quantize) for trial in trials))
     done = []
+    jobs = [(folder, trial, questions, quantize) for trial in trials]
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        for trial in pool.map(_run_alone, [(folder, trial, questions) for trial in trials]):
+        for trial in pool.map(_run_alone, jobs):
             report(f"evaluated {trial.name}: {trial.questions.share:.1%} of the questions right")
             done.append(trial)
     return Report(tuple(done))
 
 
-def _run_alone(job: tuple[Path, Trial, int]) -> Trial:
+def _run_alone(job: tuple[Path, Trial, int, Quantization]) -> Trial:
     torch.set_num_threads(1)  # one for each process
     return run(*job)
 
 
-def run(folder: Path, trial: Trial, wanted: int) -> Trial:
+def run(folder: Path, trial: Trial, wanted: int, quantize: Quantization = "none") -> Trial:
     """Fill in one trial: of every kind as many questions as wanted, over as many scenes as needed.
 
     A kind that is too rare for that ends with as many as there were.
     """
-    session = vlmchat.load(folder, sampling=Sampling(max_tokens=LONGEST_ANSWER))
+    sampling = Sampling(max_tokens=LONGEST_ANSWER)
+    session = vlmchat.load(folder, sampling=sampling, quantize=quantize)
     for rng, image, contents in _scenes(trial, MOST_SCENES * wanted):
         missing = [kind for kind in KINDS if trial.rows.setdefault(kind, Row()).asked < wanted]
         if not missing:
