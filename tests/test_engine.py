@@ -237,6 +237,14 @@ def test_a_stream_left_early_leaves_the_engine_usable(folder, engine):
     assert ask(engine, "caption en").token_ids == ask(make_engine(folder), "caption en").token_ids
 
 
+def test_two_answers_cannot_be_read_in_turns(engine):
+    one = engine.stream(QUESTIONS[0], picture(), GREEDY)
+    next(one)
+    assert ask(engine, QUESTIONS[1]).token_ids  # takes the other's place
+    with pytest.raises(RuntimeError, match="another answer"):
+        next(one)
+
+
 def test_an_answer_ends_at_the_end_token_or_the_limit(engine, monkeypatch):
     assert ask(engine, "caption en").finish_reason == "length"
     tokens = ask(engine, "caption en").token_ids

@@ -57,6 +57,17 @@ def test_packed_is_the_same_model(checkpoint):
     assert weight_bytes(packed) == weight_bytes(plain) == checkpoint.nbytes
 
 
+@packing
+def test_the_table_of_a_float32_file_is_not_copied_beside_its_packed_head(tmp_path):
+    reference_model(tiny_config()).save_pretrained(tmp_path)
+    wide = open_checkpoint(tmp_path, ModelConfig.from_folder(tmp_path))
+    plain, packed = (load_model(wide, torch.bfloat16, fast=fast) for fast in (False, True))
+    assert packed.text.embed_tokens.weight.dtype == torch.float32  # the file's, mapped
+    assert packed.dtype == torch.bfloat16
+    assert torch.equal(packed.text.embed(IDS), plain.text.embed(IDS))
+    assert agreement(plain, packed) > 0.999
+
+
 def test_float32_stays_as_it_is(checkpoint):
     assert set(kinds(load_model(checkpoint, torch.float32))) == {"Linear"}
 

@@ -53,6 +53,7 @@ class Engine:
         self.processor = processor
         self._prefixes = PrefixStore(cache_bytes)
         self._room = self._new_cache(0)
+        self._turn = 0  # prefixes that the room has held
         config = model.config
         never = (config.image_token_id, config.bos_id, config.pad_id)
         rows = config.text.vocab_size  # tables of 257152 rows have none for the image token
@@ -129,16 +130,19 @@ class Engine:
     ) -> Iterator[Piece | Reply]:
         """Answer `prompt`: Pieces as they come, then exactly one Reply.
 
-        `cancelled` is read between tokens. Raises UserError where the prompt does not fit.
+        `cancelled` is read between tokens. Raises UserError where the prompt does not fit, and
+        RuntimeError where another answer was begun before this one was read to its end.
         """
         ids = self.processor.prompt_ids(prompt)
         draft = self.draft(prompt, ids, picture, sampling)
         logits, reused, image_s = self._prefill(ids, prompt, picture, mode, draft.budget)
-        computed = self._room.length - reused
+        computed, turn = self._room.length - reused, self._turn
         while draft.finish is None:
             if cancelled():
                 draft.cancel()
                 break
+            if turn != self._turn:
+                raise RuntimeError("another answer took this one's place: read one to its end")
             if draft.token_ids:
                 yield draft.add(*self.decoder.next(self._room, draft.token_ids[-1], draft.sampler))
             else:
@@ -288,3 +292,4 @@ class Engine:
         if self._room.capacity < positions:
             self._room = self._new_cache(-(-positions // ROOM_STEP) * ROOM_STEP)
         self._room.rewind(0)
+        self._turn += 1

@@ -47,7 +47,7 @@ def place(
         placed[f"{path}.weight"] = layer(old.in_features, old.out_features, BITS[quantize])
         setattr(parent, name, placed[f"{path}.weight"])
     with torch.device("meta"):
-        rows = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head)
+        rows = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head, dtype)
     model.text.embed_tokens = rows
     return placed
 

@@ -100,7 +100,9 @@ def load_model(
     placed = place(model, device, dtype, quantize) if fast or quantize != "none" else {}
     packed = {name: checkpoint.entries[name] for name in placed}
     kept = {n: e for n, e in checkpoint.entries.items() if n not in placed or n == EMBEDDINGS}
-    in_place = {n: e for n, e in kept.items() if device.type == "cpu" and e.dtype == dtype}
+    # A table beside a fast head is only looked up in, which does not need it in this dtype.
+    as_it_is = {n for n, e in kept.items() if e.dtype == dtype or n in placed}
+    in_place = {n: e for n, e in kept.items() if device.type == "cpu" and n in as_it_is}
     moved = {n: e for n, e in kept.items() if n not in in_place}
     state = {name: torch.empty(e.shape, dtype=dtype, device=device) for name, e in moved.items()}
     state |= dict(_mapped(in_place))

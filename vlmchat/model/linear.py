@@ -63,12 +63,18 @@ class PackedLinear(FastLinear):
 class FastTiedEmbedding(TiedEmbedding):
     """The tied table with a head of its own: rows come from the table, scores from fast weights.
 
-    The table stays a view of the file, of which only the rows that are looked up are ever read.
+    The table stays a view of the file, in the file's dtype, of which only the rows that are looked
+    up are ever read; they come out in `dtype`.
     """
 
-    def __init__(self, rows: int, width: int, head: FastLinear) -> None:
+    def __init__(self, rows: int, width: int, head: FastLinear, dtype: torch.dtype) -> None:
         super().__init__(rows, width)
         self.head = head
+        self.dtype = dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (…) -> rows (…, K)."""
+        return super().forward(ids).to(self.dtype)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Hidden states (…, K) -> scores (…, N) of all tokens."""

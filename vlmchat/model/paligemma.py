@@ -37,7 +37,7 @@ class PaliGemma(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights and activations."""
-        return self.text.embed_tokens.weight.dtype
+        return self.projector.linear.weight.dtype
 
     @property
     def device(self) -> torch.device:
