@@ -22,7 +22,7 @@ from examples.train_demo.answers import UNANSWERABLE, UNSURE, left_to_right
 from examples.train_demo.other_renderer import draw_other
 from examples.train_demo.questions import KINDS, Asker, Question
 from examples.train_demo.scene import Contents, draw_scene
-from vlmchat.packing import Quantization
+from vlmchat.packing import Quantize
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session
 from vlmchat.tasks import Detection, parse_detections
@@ -206,7 +206,7 @@ def evaluate(
     questions: int,
     report: Callable[[str], None] = lambda line: None,
     processes: int = 2,
-    quantize: Quantization = "none",
+    quantize: Quantize = "none",
 ) -> Report:
     """Ask the model in `folder` that many questions of each kind in each of the three trials."""
     trials = (
@@ -225,12 +225,12 @@ def evaluate(
     return Report(tuple(done))
 
 
-def _run_alone(job: tuple[Path, Trial, int, Quantization]) -> Trial:
+def _run_alone(job: tuple[Path, Trial, int, Quantize]) -> Trial:
     torch.set_num_threads(1)  # one for each process
     return run(*job)
 
 
-def run(folder: Path, trial: Trial, wanted: int, quantize: Quantization = "none") -> Trial:
+def run(folder: Path, trial: Trial, wanted: int, quantize: Quantize = "none") -> Trial:
     """Fill in one trial: of every kind as many questions as wanted, over as many scenes as needed.
 
     A kind that is too rare for that ends with as many as there were.
