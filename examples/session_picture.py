@@ -1,7 +1,7 @@
 """The picture at the top of the README: a real session, drawn as SVG.
 
-    python -m examples.session_picture --image examples/images/shapes.png \
-        --line "what is this?" --line "/detect object" --out session.svg
+    python -m examples.session_picture --out examples/images/session.svg
+    python -m examples.session_picture --image cat.jpg --line "caption en" --out session.svg
 
 It starts a shell in a terminal of its own (tmux, which must be installed), types `vlmchat` and then
 each line, key by key, waits for each answer, and draws what the terminal shows then, what has been
@@ -23,7 +23,7 @@ from examples.terminal_svg import to_svg
 
 ROOT = Path(__file__).parents[1]
 IMAGE = "examples/images/shapes.png"
-LINES = ("what is this?", "/detect object")
+LINES = ("what is this?", "what does it say?", "/detect heart ; star")
 PROMPT = ">>>"
 KEY = 0.02  # seconds between two keys
 LOOK = 0.3  # seconds between two looks at the screen
