@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -283,3 +285,17 @@ def test_an_absurd_config_ends_as_a_shape_mismatch_before_anything_is_allocated(
     (copy / "config.json").write_text(json.dumps(raw))
     with pytest.raises(WeightsError, match=r"where config\.json asks for"):
         opened(copy)
+
+
+def test_loading_does_not_import_the_compiler(tiny):
+    """`torch._dynamo` takes a second, and nothing that is loaded needs it."""
+    code = """
+import sys
+from pathlib import Path
+from vlmchat.config import ModelConfig
+from vlmchat.weights import load_model, open_checkpoint
+folder = Path(sys.argv[1])
+load_model(open_checkpoint(folder, ModelConfig.from_folder(folder)))
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tiny)], check=True)

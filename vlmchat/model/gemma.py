@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vlmchat.config import LayerConfig, TextConfig
 from vlmchat.model.cache import KVCache
+from vlmchat.model.embedding import Embedding
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines
 
@@ -146,7 +147,7 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class TiedEmbedding(nn.Embedding):
+class TiedEmbedding(Embedding):
     """One table read both ways: rows for ids, and scores for hidden states."""
 
     def scores(self, hidden: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlmchat.config import VisionConfig
+from vlmchat.model.embedding import Embedding
 
 
 class PatchEmbeddings(nn.Module):
@@ -24,7 +25,7 @@ class PatchEmbeddings(nn.Module):
             kernel_size=config.patch_size,
             stride=config.patch_size,
         )
-        self.position_embedding = nn.Embedding(config.num_patches, config.hidden_size)
+        self.position_embedding = Embedding(config.num_patches, config.hidden_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embedding(pixels)  # (B, D, S/patch, S/patch)
