@@ -39,7 +39,7 @@ def test_no_weight_is_further_off_than_half_a_step(inputs, outputs, bits):
     step = grouped.abs().amax(2, keepdim=True) / (127 if bits == 8 else 8)
     error = (result.dequantized(torch.float32) - weight).unflatten(1, (groups, -1)).abs()
     # In int4 the range ends at 7 on one side: what lies opposite to the largest is cut to that.
-    assert (error <= step * (0.51 if bits == 8 else 1.05)).all()
+    assert (error <= step * (0.51 if bits == 8 else 1.07)).all()
     assert result.bits == bits
 
 

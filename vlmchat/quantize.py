@@ -3,7 +3,7 @@
 Axes: N outputs, K inputs, G = K / group size.
 
 Both kinds are symmetric: zero stays zero, and the largest weight of a row (int8) or of a group in a
-row (int4) is met exactly.
+row (int4) is met, as well as a scale of six bits can.
 """
 
 from dataclasses import dataclass
@@ -71,8 +71,8 @@ def _int4(rows: Tensor) -> Quantized:
     low, high = groups.aminmax(dim=2)
     largest = torch.where(-low > high, low, high)
     scale = (largest / -8).to(torch.bfloat16)
-    tiny = scale.float().abs() < 1e-30
-    scale = scale.masked_fill_(tiny, 1.0)
+    scale = scale.masked_fill_(scale.abs() < 1e-30, 1.0)
+    scale.view(torch.int16).add_(2).bitwise_and_(~3)  # six bits, so that 24 times it is exact
     whole = groups.div(scale.float().unsqueeze(2)).round_().clamp_(-8, 7).flatten(1)
     low_half, high_half = whole.add_(8).to(torch.uint8).chunk(2, dim=1)
     return Quantized(low_half | (high_half << 4), scale)

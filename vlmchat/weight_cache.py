@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from vlmchat.quantize import Quantized, group_size
 
 VARIABLE = "VLMCHAT_WEIGHT_CACHE"
-FORMAT = "1"  # changes with how weights are quantised
+FORMAT = "2"  # changes with how weights are quantised
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of each file's content
 
 

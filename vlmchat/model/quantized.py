@@ -18,8 +18,11 @@ from vlmchat.model.linear import FastLinear
 from vlmchat.quantize import GROUPS, Quantized, group_size, quantize, unpacked
 
 FEW_ROWS = 32
-BLOCK = 1024  # outputs turned back at once for a product on the CPU, small enough for its caches
-LARGE_BLOCK = 8192  # … and anywhere else, small enough for its memory
+BYTES_AT_ONCE = 2**18  # numbers of x split at once, small enough for a processor's caches
+EXPONENT = 0x7F800000  # the bits of a float32 that tell the power of two below it
+TINY = 2.0**-100
+NUMBERS_A_CORE = 2**19  # int4 weights turned back at once, small enough for a processor's caches
+LARGE_BLOCK = 8192  # outputs turned back at once where memory is the limit
 
 
 class QuantizedLinear(FastLinear):
@@ -69,22 +72,21 @@ class VnniLinear(QuantizedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.inputs)
-        count = len(rows)
-        if count == 1:
-            rows = rows.expand(2, -1)  # four rows of bytes are read faster than two
         halves, scale = _bytes(rows)
-        rounded = count > FEW_ROWS and x.dtype == torch.bfloat16
-        low, high = self._products(halves, x.dtype if rounded else torch.float32)
-        out = torch.add(high, low, alpha=1 / 256).mul_(scale.to(high.dtype))
-        return out[:count].to(x.dtype).view(*x.shape[:-1], self.outputs)
+        if len(rows) == 1:
+            halves = halves.repeat(2, 1)  # the kernel reads weights faster for four than for two
+        rounded = len(rows) > FEW_ROWS and x.dtype == torch.bfloat16
+        products = self._products(halves, x.dtype if rounded else torch.float32)
+        low, high = products[: 2 * len(rows)].chunk(2)
+        out = torch.add(high, low, alpha=1 / 256)
+        out = out.mul_(scale.to(out.dtype)).to(x.dtype)
+        return out.view(*x.shape[:-1], self.outputs)
 
-    def _products(self, halves: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Bytes (2R, K), 128 too large, times the weights: two of (R, N)."""
-        out = torch.ops.onednn.qlinear_pointwise(
-            halves, 1.0, 128, self.q, self.scale, self.zeros, None, 1.0, 0, dtype, "none", [], ""
+    def _products(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of bytes (R, K), 128 too large, times the weights: (R, N)."""
+        return torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 128, self.q, self.scale, self.zeros, None, 1.0, 0, dtype, "none", [], ""
         )
-        low, high = out.chunk(2)
-        return low, high
 
 
 class TinygemmLinear(QuantizedLinear):
@@ -96,54 +98,51 @@ class TinygemmLinear(QuantizedLinear):
 
     def take(self, quantized: Quantized, device: torch.device) -> None:
         convert = torch.ops.aten._convert_weight_to_int4pack_for_cpu
-        wide = (unpacked(q).to(torch.int32).add_(8) for q in quantized.q.split(BLOCK))
+        wide = (unpacked(q).to(torch.int32).add_(8) for q in quantized.q.split(LARGE_BLOCK))
         self.q = torch.cat([convert(rows, 1) for rows in wide])
         scale = quantized.scale.T.contiguous()  # (G, N)
         self.scale = torch.stack((scale, torch.zeros_like(scale)), dim=2)
-        self.group_scale = scale.unsqueeze(1)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.inputs)
         out = self._few(rows) if len(rows) <= FEW_ROWS else self._many(rows)
         return out.view(*x.shape[:-1], self.outputs)
 
-    @property
-    def nbytes(self) -> int:
-        return super().nbytes + self.group_scale.nbytes
-
     def _few(self, rows: Tensor) -> Tensor:
-        size = self.inputs // self.scale.shape[0]
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.q, size, self.scale)
+        """Four rows at a time, which is how the kernel works; it wastes what an odd end lacks."""
+        size = self.inputs // len(self.scale)
+        parts = rows.tensor_split([len(rows) // 4 * 4]) if len(rows) > 4 else (rows,)
+        product = torch.ops.aten._weight_int4pack_mm_for_cpu
+        out = [product(part, self.q, size, self.scale) for part in parts if len(part)]
+        return torch.cat(out) if len(out) > 1 else out[0]
 
     def _many(self, rows: Tensor) -> Tensor:
+        """Some blocks of outputs at a time, so that the weights between are still in the caches."""
         out = rows.new_empty(len(rows), self.outputs)
-        blocks = self.q.view(self.outputs // 64, self.inputs, 32).split(BLOCK // 64)
-        room = self._room(len(blocks[0]))
-        for start, block in zip(range(0, self.outputs, BLOCK), blocks, strict=True):
-            if len(block) < len(blocks[0]):
-                room = self._room(len(block))
-            self._turn_back(block, start, *room)
-            out[:, start : start + BLOCK] = rows @ room[-1]
+        at_once = max(1, torch.get_num_threads() * NUMBERS_A_CORE // (64 * self.inputs))
+        blocks = self.q.view(-1, self.inputs, 32).split(at_once)
+        scales = self.scale[:, :, 0].unflatten(1, (-1, 2, 32)).split(at_once, dim=1)
+        parts = out.unflatten(1, (-1, 2, 32)).split(at_once, dim=1)
+        room = torch.empty(self.inputs, len(blocks[0]), 32, dtype=torch.int32)
+        for block, scale, part in zip(blocks, scales, parts, strict=True):
+            weight = _turned_back(block, scale, room[:, : len(block)])
+            part.copy_((rows @ weight).unflatten(1, (-1, 32, 2)).transpose(2, 3))
         return out
 
-    def _room(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Where `_turn_back` writes, made once for many blocks: new memory costs more than work."""
-        nibbles = torch.empty(count, self.inputs, 32, dtype=torch.uint8)
-        numbers = torch.empty(self.inputs, count, 2, 32, dtype=torch.int8)
-        return nibbles, numbers, torch.empty(self.inputs, count * 64, dtype=torch.bfloat16)
 
-    def _turn_back(
-        self, block: Tensor, start: int, nibbles: Tensor, numbers: Tensor, weight: Tensor
-    ) -> None:
-        """Write some blocks (n, K, 32) of 64 outputs each as weights (K, n * 64)."""
-        by_half = numbers.view(torch.int64).permute(2, 1, 0, 3)  # (2, n, K, 4): eight in one move
-        torch.bitwise_and(block, 15, out=nibbles)
-        by_half[0] = nibbles.view(torch.int64)
-        torch.bitwise_right_shift(block, 4, out=nibbles)
-        by_half[1] = nibbles.view(torch.int64)
-        weight.copy_(numbers.sub_(8).view_as(weight))
-        scale = self.group_scale[:, :, start : start + weight.shape[1]]  # (G, 1, n * 64)
-        weight.view(len(scale), -1, weight.shape[1]).mul_(scale)
+def _turned_back(block: Tensor, scale: Tensor, room: Tensor) -> Tensor:
+    """Bytes (n, K, 32) and scales (G, n, 2, 32) as weights (K, n * 64), outputs j, j + 32 paired.
+
+    Written into `room` (K, n, 32) int32. Each byte becomes two bfloat16 side by side without being
+    converted: a number c from 0 to 15 in bits 3 to 6 of 0x4000, which is 2, gives (16 + c) / 8.
+    What the weights are is (c - 8) * scale, so 8 * scale times that, less 24 * scale.
+    """
+    room.copy_(block.transpose(0, 1))
+    torch.add(torch.tensor([0x40004000], dtype=torch.int32), room, alpha=2**3 + 2**15, out=room)
+    room.bitwise_and_(0x40784078)
+    numbers = room.view(torch.bfloat16).view(len(scale), -1, 64 * room.shape[1])
+    scale = scale.transpose(2, 3).reshape(len(scale), 1, -1)
+    return torch.addcmul(scale * -24, numbers, scale * 8, out=numbers).flatten(0, 1)
 
 
 def quantized_linear(
@@ -165,14 +164,27 @@ def quantized_linear(
 def _bytes(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (R, K) as bytes (2R, K), the low ones first, both 128 too large; scale (R, 1) of high.
 
-    A row is rows = scale * (high + low / 256), with 15 bits for its largest number.
+    A row is rows = scale * (high + low / 256), with 15 bits for its largest number. The scale is a
+    power of two, so that bfloat16 can hold it.
     """
-    largest = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True, dtype=torch.float32)
-    exponent = torch.frexp(largest).exponent  # a power of two, so that bfloat16 can hold the scale
-    scale = torch.ldexp(torch.ones_like(largest), exponent - 6)
-    whole = (rows / scale).mul_(256).round_().add_(128 * 257).to(torch.int32)  # up to 2^14 away
-    low_high = whole.view(torch.uint8).unflatten(1, (-1, 4))[:, :, :2]  # little-endian
-    return low_high.permute(2, 0, 1).reshape(-1, rows.shape[1]), scale
+    largest = rows.abs().amax(1, keepdim=True).float()
+    power = largest.view(torch.int32).bitwise_and_(EXPONENT).view(torch.float32)
+    power.clamp_(min=TINY)  # a row of zeros
+    steps = 2**13 / power  # a row times this is less than 2^14
+    halves = torch.empty(2, *rows.shape, dtype=torch.uint8)
+    middle = torch.tensor(128 * 257 + 0.5)  # 128 more for each byte; a half, as the rest is cut off
+    at_once = max(1, BYTES_AT_ONCE // rows.shape[1])
+    for part, step, low, high in zip(
+        rows.split(at_once),
+        steps.split(at_once),
+        halves[0].split(at_once),
+        halves[1].split(at_once),
+        strict=True,
+    ):
+        whole = torch.addcmul(middle, part.float(), step).to(torch.int32)
+        low.copy_(whole)
+        high.copy_(whole.bitwise_right_shift_(8))
+    return halves.flatten(0, 1), power.div_(2**5)
 
 
 @cache
@@ -192,7 +204,7 @@ def _vnni_is_right() -> bool:
             halves = torch.full((6, inputs), 255, dtype=torch.uint8)
             halves[1] = 0
             expected = (halves.float() - 128) @ q.float().T
-            if not torch.equal(torch.cat(layer._products(halves, torch.float32)), expected):
+            if not torch.equal(layer._products(halves, torch.float32), expected):
                 return False
     except (RuntimeError, AttributeError):  # this PyTorch has no such operator, or not for this
         return False
