@@ -44,7 +44,7 @@ def kinds(model):
 def test_every_decoder_layer_and_the_head_are_replaced(checkpoint):
     model = load_model(checkpoint)
     layers = kinds(model.text)
-    assert layers == ["PackedLinear"] * (7 * 3 + 1)
+    assert layers == ["PackedLinear"] * (4 * 3 + 1)
     assert set(kinds(model.vision)) == {"Linear"}
     assert set(kinds(load_model(checkpoint, fast=False))) == {"Linear"}
 
@@ -107,7 +107,7 @@ def test_nothing_quantised_is_none(checkpoint):
 
 def test_weights_from_the_cache_make_the_same_model(checkpoint, tmp_path, monkeypatch):
     made = load_model(checkpoint, quantize="int4", cache=WeightCache(tmp_path))
-    assert len(list(tmp_path.iterdir())) == 7 * 3 + 1
+    assert len(list(tmp_path.iterdir())) == 4 * 3 + 1
     monkeypatch.setattr(packing_module, "quantized", None)  # would fail if it were called
     kept = load_model(checkpoint, quantize="int4", cache=WeightCache(tmp_path))
     with torch.inference_mode():

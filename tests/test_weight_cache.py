@@ -162,9 +162,9 @@ def test_load_keeps_what_it_quantised(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "kept"))
     session = loading.load(folder, quantize="int8")
     assert (session.engine.quantize, session.notices) == ("int8", ())
-    assert len(list((tmp_path / "kept").rglob("*.int8.safetensors"))) == 7 * 3 + 1
+    assert len(list((tmp_path / "kept").rglob("*.int8.safetensors"))) == 4 * 3 + 1
     loading.load(folder, quantize="none")
-    assert len(list((tmp_path / "kept").rglob("*"))) == 7 * 3 + 2
+    assert len(list((tmp_path / "kept").rglob("*"))) == 4 * 3 + 2
 
 
 def test_load_says_in_one_notice_that_it_cannot_keep_them(folder, tmp_path, monkeypatch):

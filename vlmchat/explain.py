@@ -155,8 +155,9 @@ def attention_weights(
     """
     config = layer.config
     cos, sin = (table[..., start:, :] for table in rotation)
-    q = rotate(_heads(layer.q_proj(x[:, start:]), config.head_dim), (cos, sin))[0]  # (N, T, H)
-    k = rotate(_heads(layer.k_proj(x), config.head_dim), rotation)[0]  # (K, S, H)
+    q, k, _ = (_heads(product, config.head_dim) for product in layer.qkv(x))
+    q = rotate(q[:, :, start:], (cos, sin))[0]  # (N, T, H)
+    k = rotate(k, rotation)[0]  # (K, S, H)
     k = k.repeat_interleave(config.num_heads // config.num_kv_heads, dim=0)  # (N, S, H)
     products = (q.float() @ k.float().transpose(1, 2)) * config.attention_scale
     weights: Tensor = products.masked_fill(~mask[start:], -torch.inf).softmax(-1)

@@ -6,12 +6,14 @@ more than one layer is ever in memory twice.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vlmchat.model.linear import FastLinear, FastTiedEmbedding, PackedLinear, packs
+from vlmchat.model.gemma import SideBySide
+from vlmchat.model.linear import FastLinear, FastTiedEmbedding, Joined, PackedLinear, packs
 from vlmchat.model.paligemma import PaliGemma
 from vlmchat.model.quantized import QuantizedLinear, quantized_linear
 from vlmchat.quantize import Quantized
@@ -24,10 +26,18 @@ BITS = {"none": 0, "int8": 8, "int4": 4}
 HEAD_BITS = {"none": 0, "int8": 8, "int4": 8}
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A fast layer, and the names of the weights that it takes, one below the other."""
+
+    names: tuple[str, ...]
+    layer: FastLinear
+
+
 def place(
     model: PaliGemma, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none"
-) -> dict[str, FastLinear]:
-    """Replace the decoder's linear layers and head; the new ones by the name of their weight.
+) -> list[Placed]:
+    """Replace the decoder's linear layers and head, those that lie side by side by one.
 
     The head's name is that of the table, which stays where it is. Empty where nothing is gained.
     """
@@ -38,14 +48,19 @@ def place(
         return PackedLinear(inputs, outputs)
 
     if quantize == "none" and not packs(device, dtype):
-        return {}
+        return []
     table = model.text.embed_tokens
     head = layer(table.embedding_dim, table.num_embeddings, HEAD_BITS[quantize])
-    placed = {"text.embed_tokens.weight": head}  # the largest first, while there is room
-    for parent, name, path in list(_linear_layers(model)):
-        old = getattr(parent, name)
-        placed[f"{path}.weight"] = layer(old.in_features, old.out_features, BITS[quantize])
-        setattr(parent, name, placed[f"{path}.weight"])
+    placed = [Placed(("text.embed_tokens.weight",), head)]  # the largest first, while there is room
+    for path, parent in list(model.text.named_modules(prefix="text")):
+        for attribute, old in list(_replaceable(parent)):
+            widths = [linear.out_features for linear in old.values()]
+            inputs = next(iter(old.values())).in_features
+            new = layer(inputs, sum(widths), BITS[quantize])
+            placed.append(Placed(tuple(f"{path}.{name}.weight" for name in old), new))
+            for name in old:
+                delattr(parent, name)
+            setattr(parent, attribute, new if len(old) == 1 else Joined(new, widths))
     with torch.device("meta"):
         rows = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head, dtype)
     model.text.embed_tokens = rows
@@ -53,14 +68,14 @@ def place(
 
 
 def fill(
-    layer: FastLinear,
-    name: str,
+    placed: Placed,
     read: Callable[[], Tensor],
     device: torch.device,
     dtype: torch.dtype,
     cache: WeightCache | None = None,
 ) -> None:
     """Give a placed layer its weights: `read` them, unless they are quantised and in the cache."""
+    layer = placed.layer
     if not isinstance(layer, QuantizedLinear):
         layer.fill(read().to(device, dtype))
         return
@@ -68,7 +83,7 @@ def fill(
     def make() -> Quantized:
         return quantized(read().to(device), layer.bits)
 
-    shape = (layer.outputs, layer.inputs)
+    name, shape = "+".join(placed.names), (layer.outputs, layer.inputs)
     layer.take(cache.get(name, shape, layer.bits, make) if cache else make(), device)
 
 
@@ -78,14 +93,14 @@ def quantization(model: PaliGemma) -> Quantize:
     return "int4" if 4 in bits else "int8" if 8 in bits else "none"
 
 
-def _linear_layers(model: PaliGemma) -> Iterator[tuple[nn.Module, str, str]]:
-    """Each linear layer of the decoder: the module that holds it, its name there, its full name."""
-    for path, module in model.named_modules():
-        if not path.startswith("text.layers."):
-            continue
-        for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                yield module, name, f"{path}.{name}"
+def _replaceable(parent: nn.Module) -> Iterator[tuple[str, dict[str, nn.Linear]]]:
+    """What one layer can replace: the attribute that it takes over, the linear layers by name."""
+    names = {child: name for name, child in parent.named_children() if isinstance(child, nn.Linear)}
+    for attribute, child in parent.named_children():
+        if isinstance(child, SideBySide):
+            yield attribute, {names.pop(linear): linear for linear in child.layers}
+    for linear, name in names.items():
+        yield name, {name: linear}
 
 
 def parameter_count(model: PaliGemma) -> int:

@@ -20,9 +20,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vlmchat.config import ModelConfig
-from vlmchat.model.linear import FastLinear
 from vlmchat.model.paligemma import PaliGemma
-from vlmchat.packing import Quantize, fill, place
+from vlmchat.packing import Placed, Quantize, fill, place
 from vlmchat.shards import Entry, WeightsError, headers, listed, pieces
 from vlmchat.weight_cache import WeightCache
 
@@ -97,11 +96,11 @@ def load_model(
     device = torch.device(device)
     with torch.device("meta"):
         model = PaliGemma(checkpoint.config)
-    placed = place(model, device, dtype, quantize) if fast or quantize != "none" else {}
-    packed = {name: checkpoint.entries[name] for name in placed}
-    kept = {n: e for n, e in checkpoint.entries.items() if n not in placed or n == EMBEDDINGS}
+    placed = place(model, device, dtype, quantize) if fast or quantize != "none" else []
+    packed = {name: checkpoint.entries[name] for each in placed for name in each.names}
+    kept = {n: e for n, e in checkpoint.entries.items() if n not in packed or n == EMBEDDINGS}
     # A table beside a fast head is only looked up in, which does not need it in this dtype.
-    as_it_is = {n for n, e in kept.items() if e.dtype == dtype or n in placed}
+    as_it_is = {n for n, e in kept.items() if e.dtype == dtype or n in packed}
     in_place = {n: e for n, e in kept.items() if device.type == "cpu" and n in as_it_is}
     moved = {n: e for n, e in kept.items() if n not in in_place}
     state = {name: torch.empty(e.shape, dtype=dtype, device=device) for name, e in moved.items()}
@@ -230,7 +229,7 @@ def _fill(state: dict[str, Tensor], entries: dict[str, Entry]) -> Iterator[int]:
 
 
 def _pack(
-    placed: dict[str, FastLinear],
+    placed: list[Placed],
     entries: dict[str, Entry],
     dtype: torch.dtype,
     device: torch.device,
@@ -240,9 +239,13 @@ def _pack(
 
     The file is opened anew for each, so that the pages of those before are given back.
     """
-    for name, layer in placed.items():
-        entry = entries[name]
-        with safe_open(entry.file, framework="pt") as opened:
-            read = partial(opened.get_tensor, entry.name)
-            fill(layer, name, read, device, dtype, cache)
-        yield entry.nbytes
+    for each in placed:
+        parts = [entries[name] for name in each.names]
+        fill(each, partial(_stacked, parts), device, dtype, cache)
+        yield sum(entry.nbytes for entry in parts)
+
+
+def _stacked(entries: list[Entry]) -> Tensor:
+    """Weights (N, K) below one another; one alone is a view of its memory-mapped file."""
+    tensors = [tensor for entry in entries for _, tensor in _mapped({entry.name: entry})]
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]

@@ -85,6 +85,21 @@ def attend_one_row(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) 
     return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(q.shape)
 
 
+class SideBySide(nn.Module):
+    """Linear layers that read the same x: x (…, K) -> a product (…, N) of each.
+
+    They belong to the module that made them, and are named there. What is read together can be
+    multiplied as one (see `vlmchat.packing`).
+    """
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        super().__init__()
+        self.layers = layers  # a tuple, whose modules PyTorch does not count as ours
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(layer(x) for layer in self.layers)
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions and no biases."""
 
@@ -96,14 +111,15 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, q_width, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.qkv = SideBySide(self.q_proj, self.k_proj, self.v_proj)
         self.o_proj = nn.Linear(q_width, config.hidden_size, bias=False)
 
     def forward(
         self, x: Tensor, rotation: Rotation, mask: Tensor | None, cache: KVCache | None, index: int
     ) -> Tensor:
-        q = rotate(self._heads(self.q_proj(x)), rotation)  # (B, N, T, H)
-        k = rotate(self._heads(self.k_proj(x)), rotation)  # (B, K, T, H)
-        v = self._heads(self.v_proj(x))
+        q, k, v = (self._heads(product) for product in self.qkv(x))
+        q = rotate(q, rotation)  # (B, N, T, H)
+        k = rotate(k, rotation)  # (B, K, T, H)
         if cache is not None:
             k, v = cache.append(index, k, v)  # (B, K, S, H)
         mixed = attend(q, k, v, self.config.attention_scale, mask)
@@ -120,10 +136,12 @@ class MLP(nn.Module):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.gate_and_up = SideBySide(self.gate_proj, self.up_proj)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+        gate, up = self.gate_and_up(x)
+        return self.down_proj(F.gelu(gate, approximate="tanh") * up)
 
 
 class DecoderLayer(nn.Module):

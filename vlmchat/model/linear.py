@@ -5,6 +5,8 @@ Axes: R rows (tokens), N outputs, K inputs.
 One token is one row, and then reading the weights takes all the time: their layout decides.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,6 +60,19 @@ class PackedLinear(FastLinear):
         padded = _padded(rows)
         out = torch.ops.mkldnn._linear_pointwise(padded, self.weight, None, "none", [], "")
         return out[: len(rows)].view(*x.shape[:-1], self.outputs)
+
+
+class Joined(nn.Module):
+    """The layers of a `SideBySide` as one layer, whose outputs are theirs one after another."""
+
+    def __init__(self, layer: FastLinear, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.widths = list(widths)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Products (…, N), one of each, with x (…, K)."""
+        return self.layer(x).split(self.widths, dim=-1)
 
 
 class FastTiedEmbedding(TiedEmbedding):
