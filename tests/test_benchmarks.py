@@ -6,14 +6,21 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from examples.benchmarks.limits import Limits, limits
+from examples.benchmarks.limits import PROMPT_TOKENS, Limits, limits
 from examples.benchmarks.machine import Machine
 from examples.benchmarks.measure import ENGINES, Figures, peak_bytes
-from examples.benchmarks.random_checkpoint import published_config, random_bfloat16, write_weights
+from examples.benchmarks.questions import QUESTIONS
+from examples.benchmarks.random_checkpoint import (
+    gemma_like_tokenizer,
+    published_config,
+    random_bfloat16,
+    write_weights,
+)
 from examples.benchmarks.table import Column, markdown
 from tests.published import published
 from tests.test_engine import folder
 from vlmchat.config import ModelConfig
+from vlmchat.processor import Processor
 from vlmchat.weights import open_checkpoint
 
 __all__ = ["folder"]  # the fixture
@@ -51,6 +58,16 @@ def test_a_random_checkpoint_is_one_that_we_load(tmp_path):
             names += list(file.keys())
     assert len(names) == len(checkpoint.entries)
     assert "language_model.model.embed_tokens.weight" in names
+
+
+def test_the_questions_are_as_long_as_they_are_in_gemmas_tokens(tmp_path):
+    gemma_like_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    config = ModelConfig.from_dict(published())
+    processor = Processor.from_folder(tmp_path, config)
+    lengths = [len(processor.prompt_ids(question)) for question in QUESTIONS]
+    assert lengths == [len(question.split()) + 2 for question in QUESTIONS]
+    assert lengths[0] == PROMPT_TOKENS
+    assert lengths[1] - len(processor.lead_ids(QUESTIONS[1])) == 13
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -20,23 +20,13 @@ from typing import Any
 import torch
 from PIL import Image
 
+from examples.benchmarks.questions import QUESTIONS
 from vlmchat.config import ModelConfig
 from vlmchat.engine import PrefixMode, Reply
 from vlmchat.images import load_picture
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session, Settings
-
-QUESTIONS = [
-    "answer en what is this",
-    "answer en which colour has it",
-    "answer en how many are there",
-    "answer en where does it stand",
-    "answer en who made it, and when",
-    "answer en is it new or is it old",
-    "answer en what is behind it",
-    "answer en what would you call it",
-]
 
 
 @dataclass
