@@ -1,5 +1,7 @@
 """A model with fast layers is the same model."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from vlmchat.weight_cache import WeightCache
 from vlmchat.weights import load_model, open_checkpoint
 
 IDS = torch.tensor([[300, 300, 300, 300, 2, 10, 20, 30]])
+MAPS = Path("/proc/self/maps")
 PIXELS = torch.linspace(-1, 1, 3 * 28 * 28).reshape(1, 3, 28, 28)
 
 
@@ -112,6 +115,15 @@ def test_weights_from_the_cache_make_the_same_model(checkpoint, tmp_path, monkey
     kept = load_model(checkpoint, quantize="int4", cache=WeightCache(tmp_path))
     with torch.inference_mode():
         assert torch.equal(made(IDS, PIXELS), kept(IDS, PIXELS))
+
+
+@vnni
+@pytest.mark.skipif(not MAPS.exists(), reason="needs Linux to tell what is mapped")
+def test_no_layer_holds_on_to_the_file_that_its_weights_were_kept_in(checkpoint, tmp_path):
+    load_model(checkpoint, quantize="int8", cache=WeightCache(tmp_path))
+    model = load_model(checkpoint, quantize="int8", cache=WeightCache(tmp_path))
+    assert quantization(model) == "int8"
+    assert str(tmp_path) not in MAPS.read_text()
 
 
 @pytest.mark.parametrize("quantize", ["int8", "int4"])

@@ -63,7 +63,7 @@ class VnniLinear(QuantizedLinear):
 
     def take(self, quantized: Quantized, device: torch.device) -> None:
         self.q = torch.ops.onednn.qlinear_prepack(quantized.q, None)
-        self.scale = quantized.scale.flatten()
+        self.scale = quantized.scale.flatten().clone()  # a view would keep the whole file mapped
         self.zeros = torch.zeros(self.outputs, dtype=torch.int32)
 
     @property
