@@ -102,6 +102,27 @@ def test_int8_runs_on_bytes_whatever_the_dtype():
 
 
 @tinygemm
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_cores_turn_back_the_same_weights_to_the_bit(monkeypatch, cores):
+    inputs, outputs = 2048, 64 * (2 * 3 * 4 + 1)  # shares of four blocks for each, and one left
+    weight = quantize(drawn(outputs, inputs), 4)
+    layer = TinygemmLinear(inputs, outputs, 4)
+    layer.take(weight, CPU)
+    monkeypatch.setattr(kinds.torch, "get_num_threads", lambda: cores)
+    shares = []
+    turned_back = kinds._turned_back
+
+    def spy(block, scale, count, room):
+        shares.append(count)
+        return turned_back(block, scale, count, room)
+
+    monkeypatch.setattr(kinds, "_turned_back", spy)
+    unit = torch.eye(inputs, dtype=torch.bfloat16)
+    assert torch.equal(layer._many(unit), weight.dequantized(torch.bfloat16).T)
+    assert set(shares) == {1, cores}
+
+
+@tinygemm
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (96, 128), (192, 192), (128, 1088)])
 def test_int4_has_one_answer_for_few_rows_and_many(inputs, outputs):
     layer = made(TinygemmLinear, drawn(outputs, inputs), 4)

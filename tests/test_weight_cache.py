@@ -1,6 +1,7 @@
 """Kept weights are those that were made, and whatever is not whole is made again."""
 
 import os
+import time
 
 import pytest
 import torch
@@ -134,6 +135,21 @@ def test_a_later_time_is_another_key(tmp_path, weights, monkeypatch):
     before = weight_cache([weights]).folder
     os.utime(weights, ns=(1, 1))
     assert weight_cache([weights]).folder != before
+
+
+def test_what_nobody_has_used_for_a_month_is_removed(tmp_path, weights, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "kept"))
+    mine = weight_cache([weights]).folder
+    unused, used, other = (mine.parent / name for name in ("0" * 32, "1" * 32, "other"))
+    long_ago = time.time() - module.UNUSED_S - 60
+    for folder in (mine, unused, used, other):
+        folder.mkdir(parents=True)
+        (folder / "a.int8.safetensors").touch()
+    for folder in (mine, unused, other):
+        os.utime(folder, (long_ago, long_ago))
+    assert weight_cache([weights]).folder == mine
+    assert sorted(mine.parent.iterdir()) == sorted([mine, used, other])
+    assert time.time() - mine.stat().st_mtime < 60
 
 
 def test_the_variable_empty_keeps_nothing(weights, monkeypatch):

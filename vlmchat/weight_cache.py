@@ -1,12 +1,16 @@
 """Quantised weights kept in a folder, so that only the first start has to make them.
 
 One file a layer, under a key that tells the checkpoint's content. A file is written beside its name
-and then renamed, so that it is whole or not there; what is missing or damaged is made again.
+and then renamed, so that it is whole or not there; what is missing or damaged is made again. What
+no start has used for a month is removed.
 """
 
 import hashlib
 import os
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +24,8 @@ from vlmchat.quantize import Quantized, group_size
 VARIABLE = "VLMCHAT_WEIGHT_CACHE"
 FORMAT = "2"  # changes with how weights are quantised
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of each file's content
+KEY = re.compile("[0-9a-f]{32}")
+UNUSED_S = 30 * 24 * 3600  # seconds after their last use until kept weights are removed
 
 
 class WeightCache:
@@ -55,7 +61,20 @@ def weight_cache(files: Iterable[Path]) -> WeightCache | None:
     named = os.environ.get(VARIABLE)
     if named == "":
         return None
-    return WeightCache((Path(named) if named else _default_folder()) / _key(files))
+    root = Path(named) if named else _default_folder()
+    cache = WeightCache(root / _key(files))
+    with suppress(OSError):  # there is nothing yet, or nothing that we may change
+        os.utime(cache.folder)
+    _remove_unused(root)
+    return cache
+
+
+def _remove_unused(root: Path) -> None:
+    """Remove what was kept of checkpoints that nobody has loaded for UNUSED_S; nothing else."""
+    with suppress(OSError):  # to tidy up is no reason to fail
+        for folder in root.iterdir():
+            if KEY.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > UNUSED_S:
+                shutil.rmtree(folder)
 
 
 def _default_folder() -> Path:
@@ -75,7 +94,7 @@ def _key(files: Iterable[Path]) -> str:
             for sample in range(SAMPLES):
                 file.seek(stat.st_size * sample // SAMPLES)
                 digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:32]  # as KEY says
 
 
 def _read(path: Path, shape: tuple[int, int], bits: int) -> Quantized | None:

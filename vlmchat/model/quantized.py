@@ -22,6 +22,7 @@ BYTES_AT_ONCE = 2**18  # numbers of x split at once, small enough for a processo
 EXPONENT = 0x7F800000  # the bits of a float32 that tell the power of two below it
 TINY = 2.0**-100
 NUMBERS_A_CORE = 2**19  # int4 weights turned back at once, small enough for a processor's caches
+WIDE = 4  # blocks of 64 outputs that are worth a product of their own
 LARGE_BLOCK = 8192  # outputs turned back at once where memory is the limit
 
 
@@ -117,32 +118,46 @@ class TinygemmLinear(QuantizedLinear):
         return torch.cat(out) if len(out) > 1 else out[0]
 
     def _many(self, rows: Tensor) -> Tensor:
-        """Some blocks of outputs at a time, so that the weights between are still in the caches."""
+        """Some blocks of outputs at a time, so that the weights between are still in the caches.
+
+        Each core multiplies by the weights that it has turned back itself, where a core's share is
+        wide enough: to fetch them from another core's cache can take longer than to make them.
+        """
+        cores = torch.get_num_threads()
+        at_once = max(1, cores * NUMBERS_A_CORE // (64 * self.inputs))
+        blocks = self.q.view(-1, self.inputs, 32)
+        scales = self.scale[:, :, 0].unflatten(1, (-1, 2, 32))
+        room = torch.empty(min(at_once, len(blocks)) * self.inputs * 32, dtype=torch.int32)
         out = rows.new_empty(len(rows), self.outputs)
-        at_once = max(1, torch.get_num_threads() * NUMBERS_A_CORE // (64 * self.inputs))
-        blocks = self.q.view(-1, self.inputs, 32).split(at_once)
-        scales = self.scale[:, :, 0].unflatten(1, (-1, 2, 32)).split(at_once, dim=1)
-        parts = out.unflatten(1, (-1, 2, 32)).split(at_once, dim=1)
-        room = torch.empty(self.inputs, len(blocks[0]), 32, dtype=torch.int32)
-        for block, scale, part in zip(blocks, scales, parts, strict=True):
-            weight = _turned_back(block, scale, room[:, : len(block)])
-            part.copy_((rows @ weight).unflatten(1, (-1, 32, 2)).transpose(2, 3))
+        for block, scale, part in zip(
+            blocks.split(at_once),
+            scales.split(at_once, dim=1),
+            out.unflatten(1, (-1, 2, 32)).split(at_once, dim=1),
+            strict=True,
+        ):
+            shares = cores if len(block) % cores == 0 and len(block) // cores >= WIDE else 1
+            weight = _turned_back(block, scale, shares, room)
+            products = torch.bmm(rows.expand(shares, -1, -1), weight)  # (C, R, n / C * 64)
+            products = products.unflatten(2, (-1, 32, 2)).permute(1, 0, 2, 4, 3)
+            part.unflatten(1, (shares, -1)).copy_(products)
         return out
 
 
-def _turned_back(block: Tensor, scale: Tensor, room: Tensor) -> Tensor:
-    """Bytes (n, K, 32) and scales (G, n, 2, 32) as weights (K, n * 64), outputs j, j + 32 paired.
+def _turned_back(block: Tensor, scale: Tensor, shares: int, room: Tensor) -> Tensor:
+    """Bytes (n, K, 32) and scales (G, n, 2, 32) as weights (C, K, n / C * 64), C shares of them.
 
-    Written into `room` (K, n, 32) int32. Each byte becomes two bfloat16 side by side without being
-    converted: a number c from 0 to 15 in bits 3 to 6 of 0x4000, which is 2, gives (16 + c) / 8.
-    What the weights are is (c - 8) * scale, so 8 * scale times that, less 24 * scale.
+    Outputs j and j + 32 of a block lie side by side. The weights are written into `room`, int32.
+    Each byte becomes two bfloat16 side by side without being converted: a number c from 0 to 15 in
+    bits 3 to 6 of 0x4000, which is 2, gives (16 + c) / 8. What the weights are is (c - 8) * scale,
+    so 8 * scale times that, less 24 * scale.
     """
-    room.copy_(block.transpose(0, 1))
-    torch.add(torch.tensor([0x40004000], dtype=torch.int32), room, alpha=2**3 + 2**15, out=room)
-    room.bitwise_and_(0x40784078)
-    numbers = room.view(torch.bfloat16).view(len(scale), -1, 64 * room.shape[1])
-    scale = scale.transpose(2, 3).reshape(len(scale), 1, -1)
-    return torch.addcmul(scale * -24, numbers, scale * 8, out=numbers).flatten(0, 1)
+    block = block.unflatten(0, (shares, -1)).transpose(1, 2)  # (C, K, n / C, 32)
+    pairs = room[: block.numel()].view(block.shape).copy_(block)
+    torch.add(torch.tensor([0x40004000], dtype=torch.int32), pairs, alpha=2**3 + 2**15, out=pairs)
+    numbers = pairs.bitwise_and_(0x40784078).view(torch.bfloat16)
+    numbers = numbers.view(shares, len(scale), -1, 2 * block[0, 0].numel())
+    scale = scale.unflatten(1, (shares, -1)).permute(1, 0, 2, 4, 3).flatten(2).unsqueeze(2)
+    return torch.addcmul(scale * -24, numbers, scale * 8, out=numbers).flatten(1, 2)
 
 
 def quantized_linear(
