@@ -154,6 +154,22 @@ def test_looking_ahead_makes_the_first_question_cheap(engine):
     assert reply.timing.image_s == 0.0
 
 
+def test_a_first_question_and_its_image_are_read_in_one_pass(folder):
+    engine, passes = make_engine(folder), []
+    engine.model.text.register_forward_hook(lambda *_: passes.append(1))
+    first = engine.first_logits("answer en what is this", picture("new"))
+    assert len(passes) == 1
+    block = engine.kept[-1]
+    assert block.tokens == engine.config.image_tokens + len(engine.lead("answer en what is this"))
+    again = engine.first_logits("answer en what is this", picture("new"))
+    assert len(passes) == 2
+    alone = make_engine(folder)
+    alone.look(picture("new"), "answer en what is this")
+    behind = alone.first_logits("answer en what is this", picture("new"))
+    assert torch.allclose(first, again, atol=1e-5)
+    assert torch.allclose(first, behind, atol=1e-5)
+
+
 def test_answers_do_not_depend_on_what_is_kept(folder, engine):
     """A warm engine, with other images and prompts in between, answers as a fresh one does."""
     for image in "abcab":

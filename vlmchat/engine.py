@@ -238,12 +238,21 @@ class Engine:
             )
             return self.scores(last[0]), 0, seconds
         lead = self.lead(prompt)
-        prefix, seconds = self.block(picture, lead)
+        rest = ids[len(lead) :]
+        asked: list[Tensor] = []  # the last hidden state (1, D), if the block was not kept
+
+        def look_and_ask(features: Tensor) -> ImagePrefix:
+            prefix, last = self._block_and_rest(features, lead, rest)
+            asked.append(last)
+            return prefix
+
+        prefix, seconds = self.block(picture, lead, look_and_ask if rest else None)
+        if asked:
+            return self.scores(asked[0][0]), 0, seconds
         assert prefix.cache is not None
         assert prefix.last is not None
         self._room.restore(prefix.cache)
         reused = 0 if seconds else prefix.cache.length
-        rest = ids[len(lead) :]
         last = self._extend(self._room, rest) if rest else prefix.last
         return self.scores(last[0]), reused, seconds
 
@@ -266,19 +275,53 @@ class Engine:
     def encoded(self, picture: Picture) -> tuple[ImagePrefix, float]:
         return self._prefixes.get((picture.key, None), lambda: self._encode(picture))
 
-    def block(self, picture: Picture, lead: tuple[int, ...]) -> tuple[ImagePrefix, float]:
-        started = perf_counter()
-        features, _ = self.encoded(picture)
+    def block(
+        self,
+        picture: Picture,
+        lead: tuple[int, ...],
+        compute: Callable[[Tensor], ImagePrefix] | None = None,
+    ) -> tuple[ImagePrefix, float]:
+        """The block of image and `lead`, and the seconds that it took now (0 where it was kept).
 
-        def compute() -> ImagePrefix:
+        Where it is not kept, `compute` makes it from the image's features (1, P, D); None makes
+        just the block.
+        """
+        started = perf_counter()
+        features = self.features(picture)
+
+        def just_the_block() -> ImagePrefix:
             ids = [self.config.image_token_id] * self.config.image_tokens + list(lead)
             cache = self._new_cache(len(ids))
             row = torch.tensor([ids], device=self.device)
-            last = self.model.extend(self.model.embed(row, features.features), cache)
+            last = self.model.extend(self.model.embed(row, features), cache)
             return ImagePrefix(cache=cache, last=last)
 
-        prefix, seconds = self._prefixes.get((picture.key, lead), compute)
+        prefix, seconds = self._prefixes.get(
+            (picture.key, lead), (lambda: compute(features)) if compute else just_the_block
+        )
         return prefix, seconds and perf_counter() - started
+
+    def _block_and_rest(
+        self, features: Tensor, lead: tuple[int, ...], rest: list[int]
+    ) -> tuple[ImagePrefix, Tensor]:
+        """A new block with the rest of a prompt behind it, in one pass into the working cache.
+
+        The block does not read the rest, so it is what it would be alone, to rounding, and every
+        weight is read once for both. Returns the block, and the last hidden state (1, D).
+        """
+        block = [self.config.image_token_id] * self.config.image_tokens + list(lead)
+        row = torch.tensor([block + rest], device=self.device)
+        mask = block_mask([len(block), len(rest)], device=self.device)
+        positions = torch.arange(row.shape[1], device=self.device)
+        self._room.rewind(0)
+        x = self.model.embed(row, features)
+        hidden = self.model.text(x, positions, mask, self._room)
+        kept = self._new_cache(len(block))
+        self._room.rewind(len(block))
+        kept.restore(self._room)
+        self._room.advance(len(rest))
+        prefix = ImagePrefix(cache=kept, last=hidden[:, len(block) - 1].clone())
+        return prefix, hidden[:, -1]
 
     def _encode(self, picture: Picture) -> ImagePrefix:
         pixels = self.processor.pixels(picture.image)
