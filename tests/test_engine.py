@@ -160,7 +160,9 @@ def test_a_first_question_and_its_image_are_read_in_one_pass(folder):
     first = engine.first_logits("answer en what is this", picture("new"))
     assert len(passes) == 1
     block = engine.kept[-1]
-    assert block.tokens == engine.config.image_tokens + len(engine.lead("answer en what is this"))
+    assert block.tokens == engine.config.image_tokens + len(
+        engine.prefill.lead("answer en what is this")
+    )
     again = engine.first_logits("answer en what is this", picture("new"))
     assert len(passes) == 2
     alone = make_engine(folder)

@@ -38,8 +38,12 @@ def test_no_weight_is_further_off_than_half_a_step(inputs, outputs, bits):
     grouped = weight.unflatten(1, (groups, -1))
     step = grouped.abs().amax(2, keepdim=True) / (127 if bits == 8 else 8)
     error = (result.dequantized(torch.float32) - weight).unflatten(1, (groups, -1)).abs()
-    # In int4 the range ends at 7 on one side: what lies opposite to the largest is cut to that.
-    assert (error <= step * (0.51 if bits == 8 else 1.07)).all()
+    if bits == 8:
+        assert (error <= step * 0.51).all()
+    else:  # the scale has six bits, so that it may be off by one part in 64
+        assert (error <= step * 8 - step * 7 * 63 / 64).all()  # the range ends at 7 on one side
+        within = grouped.abs() < 7.4 * step
+        assert (error <= step * 0.51 + grouped.abs() / 64)[within].all()
     assert result.bits == bits
 
 

@@ -196,7 +196,7 @@ class Batch:
         questions = list(self._questions.values())
         if self._mode == "exact" and self._picture is not None:
             for question in questions:
-                self._read_whole(question, self._engine.features(self._picture))
+                self._read_whole(question, self._engine.prefill.features(self._picture))
         self._read([question for question in questions if question.rest])
         self._choose(questions)
 
@@ -210,14 +210,14 @@ class Batch:
             return question
         if self._mode == "exact":
             question.rest = question.draft.input_ids
-            question.image_s = engine.encoded(picture)[1]
+            question.image_s = engine.prefill.encoded(picture)[1]
             return question
-        self._lean(question, picture, engine.lead(prompt))
+        self._lean(question, picture, engine.prefill.lead(prompt))
         return question
 
     def _lean(self, question: _Question, picture: Picture, lead: tuple[int, ...]) -> None:
         """Let a question start behind the kept block of the image and `lead`."""
-        prefix, question.image_s = self._engine.block(picture, lead)
+        prefix, question.image_s, _ = self._engine.prefill.block(picture, lead)
         assert prefix.cache is not None
         assert prefix.last is not None
         if lead not in self._prefixes:

@@ -1,18 +1,7 @@
-"""The one loop: look at an image once, then answer prompts about it, token by token.
-
-Two ways to treat the image's prefix (drawn in `vlmchat.model.masks`):
-
-- `exact`: image and prompt are one block that reads all of itself, as the model was trained. The
-  image's keys depend on the prompt, so only its features are kept between questions.
-- `kv`: a block of image tokens, `<bos>` and the task's fixed words is kept with its keys and
-  values; the rest of a prompt is computed behind it. On a PaliGemma this is an approximation
-  (the image does not read the question), and exact where a prompt is nothing but fixed words. On a
-  model whose images never read text the block is the image alone, and the modes are equal.
-"""
+"""The one loop: look at an image once, then answer prompts about it, token by token."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -24,11 +13,10 @@ from vlmchat.decode import Decoder, EagerDecoder, fastest
 from vlmchat.errors import UserError
 from vlmchat.headway import watched
 from vlmchat.images import Picture
-from vlmchat.model.cache import KVCache
-from vlmchat.model.masks import block_mask
 from vlmchat.model.paligemma import PaliGemma
 from vlmchat.packing import Quantize, parameter_count, quantization, weight_bytes
-from vlmchat.prefix import ImagePrefix, Kept, PrefixStore
+from vlmchat.prefill import Prefill
+from vlmchat.prefix import Kept
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampler, Sampling
 
@@ -43,7 +31,8 @@ class Engine:
 
     `look` may run in another thread while the person types. An interrupt anywhere leaves nothing
     half-done behind: a prefix is kept only once it is whole, and each answer starts its cache anew.
-    `decoder` makes one token out of the one before it; `accelerate` puts a faster one there.
+    `prefill` reads images and prompts, `decoder` makes one token out of the one before it;
+    `accelerate` puts a faster one there.
     """
 
     def __init__(
@@ -51,8 +40,8 @@ class Engine:
     ) -> None:
         self.model = model
         self.processor = processor
-        self._prefixes = PrefixStore(cache_bytes)
-        self._room = self._new_cache(0)
+        self.prefill = Prefill(model, processor, cache_bytes)
+        self._room = self.prefill.new_cache(0)
         self._turn = 0  # prefixes that the room has held
         config = model.config
         never = (config.image_token_id, config.bos_id, config.pad_id)
@@ -93,11 +82,7 @@ class Engine:
     @property
     def kept(self) -> tuple[Kept, ...]:
         """The kept prefixes, least recently used first."""
-        decode = self.processor.tokenizer.decode
-        return tuple(
-            Kept(image, decode(list(ids or ())), prefix.tokens, prefix.nbytes)
-            for (image, ids), prefix in self._prefixes.items()
-        )
+        return self.prefill.kept
 
     def accelerate(self, compiled: bool = False) -> tuple[str, ...]:
         """Decode with CUDA graphs where there is CUDA, and with a compiled step if wanted.
@@ -112,9 +97,9 @@ class Engine:
     def look(self, picture: Picture, prompt: str = "", mode: PrefixMode = "kv") -> None:
         """Compute and keep what `stream` will want of `picture`, for prompts that begin so."""
         if mode == "exact":
-            self.encoded(picture)
+            self.prefill.encoded(picture)
         else:
-            self.block(picture, self.lead(prompt))
+            self.prefill.block(picture, self.prefill.lead(prompt))
 
     def watch(self, report: Callable[[float], None]) -> AbstractContextManager[None]:
         """While the block runs, tell `report` after each layer how much is read, up to 1."""
@@ -196,12 +181,6 @@ class Engine:
         logits[..., self.processor.tokenizer.size :].fill_(-torch.inf)
         return logits
 
-    def features(self, picture: Picture) -> Tensor:
-        """What the decoder sees of an image: (1, P, D), computed where it is not kept."""
-        features = self.encoded(picture)[0].features
-        assert features is not None
-        return features
-
     def _token_budget(self, ids: list[int], picture: Picture | None, wanted: int) -> int:
         """New tokens that fit behind the prompt, `wanted` at most."""
         prefix = len(ids) + (self.config.image_tokens if picture else 0)
@@ -226,113 +205,13 @@ class Engine:
         Returns the logits (V,) of the first token, how many positions came from a kept prefix, and
         the seconds that the image took in this answer.
         """
-        if picture is None:
-            self._make_room(len(ids) + budget)
-            return self.scores(self._extend(self._room, ids)[0]), 0, 0.0
-        image_tokens = self.config.image_tokens
-        self._make_room(image_tokens + len(ids) + budget)
-        if mode == "exact":
-            prefix, seconds = self.encoded(picture)
-            last = self._extend(
-                self._room, [self.config.image_token_id] * image_tokens + ids, prefix
-            )
-            return self.scores(last[0]), 0, seconds
-        lead = self.lead(prompt)
-        rest = ids[len(lead) :]
-        asked: list[Tensor] = []  # the last hidden state (1, D), if the block was not kept
-
-        def look_and_ask(features: Tensor) -> ImagePrefix:
-            prefix, last = self._block_and_rest(features, lead, rest)
-            asked.append(last)
-            return prefix
-
-        prefix, seconds = self.block(picture, lead, look_and_ask if rest else None)
-        if asked:
-            return self.scores(asked[0][0]), 0, seconds
-        assert prefix.cache is not None
-        assert prefix.last is not None
-        self._room.restore(prefix.cache)
-        reused = 0 if seconds else prefix.cache.length
-        last = self._extend(self._room, rest) if rest else prefix.last
+        self._make_room(len(self._image_ids(picture)) + len(ids) + budget)
+        last, reused, seconds = self.prefill.fill(self._room, ids, prompt, picture, mode)
         return self.scores(last[0]), reused, seconds
-
-    def _extend(self, cache: KVCache, ids: list[int], prefix: ImagePrefix | None = None) -> Tensor:
-        """Run `ids` as one block behind what `cache` holds; hidden state of the last (1, D)."""
-        row = torch.tensor([ids], device=self.device)
-        mask = None
-        if prefix is not None and not self.config.image_attends_to_text:
-            images = self.config.image_tokens
-            mask = block_mask([images, len(ids) - images], device=self.device)
-        features = None if prefix is None else prefix.features
-        return self.model.extend(self.model.embed(row, features), cache, mask)
-
-    def lead(self, prompt: str) -> tuple[int, ...]:
-        """Ids of the prompt's part that belongs to the kept block."""
-        if not self.config.image_attends_to_text:
-            return ()
-        return tuple(self.processor.lead_ids(prompt))
-
-    def encoded(self, picture: Picture) -> tuple[ImagePrefix, float]:
-        return self._prefixes.get((picture.key, None), lambda: self._encode(picture))
-
-    def block(
-        self,
-        picture: Picture,
-        lead: tuple[int, ...],
-        compute: Callable[[Tensor], ImagePrefix] | None = None,
-    ) -> tuple[ImagePrefix, float]:
-        """The block of image and `lead`, and the seconds that it took now (0 where it was kept).
-
-        Where it is not kept, `compute` makes it from the image's features (1, P, D); None makes
-        just the block.
-        """
-        started = perf_counter()
-        features = self.features(picture)
-
-        def just_the_block() -> ImagePrefix:
-            ids = [self.config.image_token_id] * self.config.image_tokens + list(lead)
-            cache = self._new_cache(len(ids))
-            row = torch.tensor([ids], device=self.device)
-            last = self.model.extend(self.model.embed(row, features), cache)
-            return ImagePrefix(cache=cache, last=last)
-
-        prefix, seconds = self._prefixes.get(
-            (picture.key, lead), (lambda: compute(features)) if compute else just_the_block
-        )
-        return prefix, seconds and perf_counter() - started
-
-    def _block_and_rest(
-        self, features: Tensor, lead: tuple[int, ...], rest: list[int]
-    ) -> tuple[ImagePrefix, Tensor]:
-        """A new block with the rest of a prompt behind it, in one pass into the working cache.
-
-        The block does not read the rest, so it is what it would be alone, to rounding, and every
-        weight is read once for both. Returns the block, and the last hidden state (1, D).
-        """
-        block = [self.config.image_token_id] * self.config.image_tokens + list(lead)
-        row = torch.tensor([block + rest], device=self.device)
-        mask = block_mask([len(block), len(rest)], device=self.device)
-        positions = torch.arange(row.shape[1], device=self.device)
-        self._room.rewind(0)
-        x = self.model.embed(row, features)
-        hidden = self.model.text(x, positions, mask, self._room)
-        kept = self._new_cache(len(block))
-        self._room.rewind(len(block))
-        kept.restore(self._room)
-        self._room.advance(len(rest))
-        prefix = ImagePrefix(cache=kept, last=hidden[:, len(block) - 1].clone())
-        return prefix, hidden[:, -1]
-
-    def _encode(self, picture: Picture) -> ImagePrefix:
-        pixels = self.processor.pixels(picture.image)
-        return ImagePrefix(features=self.model.encode_image(pixels))
-
-    def _new_cache(self, capacity: int) -> KVCache:
-        return KVCache(self.config.text, capacity, dtype=self.model.dtype, device=self.model.device)
 
     def _make_room(self, positions: int) -> None:
         """An empty working cache with room for so many positions."""
         if self._room.capacity < positions:
-            self._room = self._new_cache(-(-positions // ROOM_STEP) * ROOM_STEP)
+            self._room = self.prefill.new_cache(-(-positions // ROOM_STEP) * ROOM_STEP)
         self._room.rewind(0)
         self._turn += 1

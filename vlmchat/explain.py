@@ -102,7 +102,7 @@ def _replay(
     if not reply.token_ids:
         raise UserError("the last answer has no tokens: ask something first")
     row = torch.tensor([[*reply.input_ids, *reply.token_ids[:-1]]], device=engine.device)
-    features = None if picture is None else engine.features(picture)
+    features = None if picture is None else engine.prefill.features(picture)
     start = len(reply.input_ids) - 1
     mask = block_mask(_blocks(engine, reply), len(reply.token_ids) - 1, engine.device)
     with _watching(engine.model.text.layers, start, record):

@@ -201,7 +201,7 @@ class Check:
         decoder = engine.decoder
         assert isinstance(decoder, FixedDecoder)
         rooms = [self.room(model), self.room(model)]
-        features = engine.features(self.picture)
+        features = engine.prefill.features(self.picture)
         row = torch.tensor([reply.input_ids], device=self.device)
         for room in rooms:
             model.extend(model.embed(row, features), room)
