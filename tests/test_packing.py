@@ -11,7 +11,7 @@ from tests.test_linear import packing
 from tests.test_quantized import tinygemm, vnni
 from vlmchat import packing as packing_module
 from vlmchat.config import ModelConfig
-from vlmchat.model import quantized as kernels
+from vlmchat.model import int4, int8
 from vlmchat.model.cache import KVCache
 from vlmchat.model.linear import FastLinear
 from vlmchat.model.masks import block_mask
@@ -98,10 +98,10 @@ def test_quantised_is_nearly_the_same_model(checkpoint, quantize, least, dtype):
 @vnni
 @tinygemm
 def test_machines_are_looked_at_from_the_first_load_on(checkpoint):
-    kernels._vnni_is_right.cache_clear()  # as in a program that has just started
-    kernels._tinygemm_layout_is_known.cache_clear()
-    assert set(kinds(load_model(checkpoint, quantize="int8").text)) == {"VnniLinear"}
-    assert kernels._tinygemm_layout_is_known()
+    int8.multiplies_rightly.cache_clear()  # as in a program that has just started
+    int4.layout_is_known.cache_clear()
+    assert set(kinds(load_model(checkpoint, quantize="int8").text)) == {"FbgemmLinear"}
+    assert int4.layout_is_known()
 
 
 def test_nothing_quantised_is_none(checkpoint):

@@ -5,22 +5,21 @@ import torch
 from torch.nn import functional as F
 
 from tests.test_linear import ROWS, SHAPES, drawn, off
-from vlmchat.model import quantized as kinds
-from vlmchat.model.quantized import (
-    FEW_ROWS,
-    QuantizedLinear,
-    TinygemmLinear,
-    VnniLinear,
-    quantized_linear,
-)
+from vlmchat import packing
+from vlmchat.model import int4, int8
+from vlmchat.model.int4 import FEW_ROWS, TinygemmLinear
+from vlmchat.model.int8 import ROWS_AT_ONCE, FbgemmLinear, OneDnnLinear
+from vlmchat.model.quantized import QuantizedLinear
+from vlmchat.packing import quantized_linear
 from vlmchat.quantize import group_size, quantize, unpacked
 
 CPU = torch.device("cpu")
-MANY = [FEW_ROWS + 1, 70]
+MANY = [FEW_ROWS + 1, ROWS_AT_ONCE + 1]
 # inputs, outputs: those of a small model, and more than one block of outputs
 WIDE = [*SHAPES, (64, 64), (96, 128), (192, 192), (128, 1088)]
-vnni = pytest.mark.skipif(not kinds._vnni_is_right(), reason="no VNNI here")
-tinygemm = pytest.mark.skipif(not kinds._tinygemm_layout_is_known(), reason="no int4 kernel here")
+BYTE_KINDS = [kind for kind in (FbgemmLinear, OneDnnLinear) if int8.multiplies_rightly(kind)]
+vnni = pytest.mark.skipif(len(BYTE_KINDS) < 2, reason="no VNNI here")
+tinygemm = pytest.mark.skipif(not int4.layout_is_known(), reason="no int4 kernel here")
 
 
 def made(kind, weight, bits):
@@ -89,41 +88,54 @@ def test_odd_widths_in_int4_are_kept_as_int8(inputs, outputs):
     assert layer.bits == 8
 
 
-@vnni
 def test_bytes_hold_fifteen_bits_of_the_largest_number():
     x = torch.randn(5, 96, generator=torch.Generator().manual_seed(0)) * torch.tensor(
         [[1.0], [1e-20], [1e20], [0.0], [1.0]]
     )
-    halves, scale = kinds._bytes(x)
-    low, high = (halves.float() - 128).chunk(2)
+    halves, scale = int8._bytes(x)
+    high, low = halves.chunk(2)
     back = scale * (high + low / 256)
-    assert ((back - x).abs() <= x.abs().amax(1, keepdim=True) * 2**-14).all()
+    assert ((back - x).abs() <= x.abs().amax(1, keepdim=True) * 2**-15).all()
+
+
+def test_bytes_are_bytes_at_every_border():
+    whole = torch.arange(-127 * 256, 127 * 256 + 1) + torch.tensor([[-0.5], [0.0], [0.499], [0.5]])
+    halves, _ = int8._bytes(whole.clamp(-127 * 256, 127 * 256))
+    assert torch.equal(halves, halves.round().clamp(-128, 127))
 
 
 @vnni
 def test_int8_runs_on_bytes_whatever_the_dtype():
-    assert type(quantized_linear(64, 32, 8, CPU, torch.float32)) is VnniLinear
+    assert type(quantized_linear(64, 32, 8, CPU, torch.float32)) is FbgemmLinear
+
+
+@vnni
+def test_a_layer_with_many_outputs_multiplies_on_the_kernel_for_many_rows():
+    assert type(quantized_linear(64, 512, 8, CPU, torch.bfloat16)) is OneDnnLinear
+    assert type(quantized_linear(64, 512, 8, CPU, torch.bfloat16, few_rows=True)) is FbgemmLinear
+
+
+@pytest.mark.parametrize("kind", BYTE_KINDS)
+@pytest.mark.parametrize("rows", [1, 2, ROWS_AT_ONCE, ROWS_AT_ONCE + 1])
+@pytest.mark.parametrize(("inputs", "outputs"), WIDE)
+def test_each_kernel_for_bytes(kind, inputs, outputs, rows, monkeypatch):
+    monkeypatch.setattr(int8, "PACKED_AT_ONCE", 48)  # more than one piece
+    weight = drawn(outputs, inputs)
+    layer, x = made(kind, weight, 8), drawn(rows, inputs, dtype=torch.float32)
+    assert off(layer(x), x, quantize(weight, 8).dequantized(torch.float32)) < 2**-14
 
 
 @tinygemm
-@pytest.mark.parametrize("cores", [1, 2, 3])
-def test_cores_turn_back_the_same_weights_to_the_bit(monkeypatch, cores):
-    inputs, outputs = 2048, 64 * (2 * 3 * 4 + 1)  # shares of four blocks for each, and one left
-    weight = quantize(drawn(outputs, inputs), 4)
-    layer = TinygemmLinear(inputs, outputs, 4)
+@pytest.mark.parametrize("depth", [256, 1024, 2048])
+@pytest.mark.parametrize("blocks", [1, 8, 11])
+def test_many_rows_see_the_same_weights_to_the_bit(monkeypatch, blocks, depth):
+    monkeypatch.setattr(int4, "DEPTH", depth)
+    monkeypatch.setattr(int4, "NUMBERS_AT_ONCE", 4 * 64 * 1024)  # four blocks at once
+    weight = quantize(drawn(64 * blocks, 1024), 4)
+    layer = TinygemmLinear(1024, 64 * blocks, 4)
     layer.take(weight, CPU)
-    monkeypatch.setattr(kinds.torch, "get_num_threads", lambda: cores)
-    shares = []
-    turned_back = kinds._turned_back
-
-    def spy(block, scale, count, room):
-        shares.append(count)
-        return turned_back(block, scale, count, room)
-
-    monkeypatch.setattr(kinds, "_turned_back", spy)
-    unit = torch.eye(inputs, dtype=torch.bfloat16)
+    unit = torch.eye(1024, dtype=torch.bfloat16)
     assert torch.equal(layer._many(unit), weight.dequantized(torch.bfloat16).T)
-    assert set(shares) == {1, cores}
 
 
 @tinygemm
@@ -136,8 +148,8 @@ def test_int4_has_one_answer_for_few_rows_and_many(inputs, outputs):
 
 
 def test_machines_without_kernels_give_the_same(monkeypatch):
-    monkeypatch.setattr(kinds, "_vnni_is_right", lambda: False)
-    monkeypatch.setattr(kinds, "_tinygemm_layout_is_known", lambda: False)
+    monkeypatch.setattr(packing, "multiplies_rightly", lambda kind: False)
+    monkeypatch.setattr(packing, "layout_is_known", lambda: False)
     for bits in (8, 4):
         layer = quantized_linear(192, 128, bits, CPU, torch.bfloat16)
         assert type(layer) is QuantizedLinear

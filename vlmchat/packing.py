@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from vlmchat.model.gemma import SideBySide
+from vlmchat.model.int4 import TinygemmLinear, layout_is_known
+from vlmchat.model.int8 import FbgemmLinear, OneDnnLinear, multiplies_rightly
 from vlmchat.model.linear import FastLinear, FastTiedEmbedding, Joined, PackedLinear, packs
 from vlmchat.model.paligemma import PaliGemma
-from vlmchat.model.quantized import QuantizedLinear, quantized_linear
-from vlmchat.quantize import Quantized
+from vlmchat.model.quantized import QuantizedLinear
+from vlmchat.quantize import GROUPS, Quantized, group_size
 from vlmchat.quantize import quantize as quantized
 from vlmchat.weight_cache import WeightCache
 
@@ -42,15 +44,15 @@ def place(
     The head's name is that of the table, which stays where it is. Empty where nothing is gained.
     """
 
-    def layer(inputs: int, outputs: int, bits: int) -> FastLinear:
+    def layer(inputs: int, outputs: int, bits: int, few_rows: bool = False) -> FastLinear:
         if bits:
-            return quantized_linear(inputs, outputs, bits, device, dtype)
+            return quantized_linear(inputs, outputs, bits, device, dtype, few_rows)
         return PackedLinear(inputs, outputs)
 
     if quantize == "none" and not packs(device, dtype):
         return []
     table = model.text.embed_tokens
-    head = layer(table.embedding_dim, table.num_embeddings, HEAD_BITS[quantize])
+    head = layer(table.embedding_dim, table.num_embeddings, HEAD_BITS[quantize], few_rows=True)
     placed = [Placed(("text.embed_tokens.weight",), head)]  # the largest first, while there is room
     for path, parent in list(model.text.named_modules(prefix="text")):
         for attribute, old in list(_replaceable(parent)):
@@ -65,6 +67,32 @@ def place(
         rows = FastTiedEmbedding(table.num_embeddings, table.embedding_dim, head, dtype)
     model.text.embed_tokens = rows
     return placed
+
+
+def quantized_linear(
+    inputs: int,
+    outputs: int,
+    bits: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    few_rows: bool = False,
+) -> QuantizedLinear:
+    """The fastest kind of layer that this machine runs rightly for that shape.
+
+    `few_rows` says that no image is ever read by it. Two int4 numbers make a byte, so an odd number
+    of inputs is kept in int8.
+    """
+    bits = 8 if inputs % 2 else bits
+    if device.type == "cpu" and bits == 8:
+        # where outputs are many, what one kernel loses with an image is more than it gains after
+        wide = outputs > 4 * inputs and not few_rows
+        for kind in (OneDnnLinear, FbgemmLinear) if wide else (FbgemmLinear, OneDnnLinear):
+            if multiplies_rightly(kind):
+                return kind(inputs, outputs, bits)
+    fits = outputs % 64 == 0 and group_size(inputs) in GROUPS and dtype == torch.bfloat16
+    if device.type == "cpu" and bits == 4 and fits and layout_is_known():
+        return TinygemmLinear(inputs, outputs, bits)
+    return QuantizedLinear(inputs, outputs, bits)
 
 
 def fill(
