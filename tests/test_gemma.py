@@ -4,24 +4,44 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from vlmchat.config import LayerConfig, TextConfig
 from vlmchat.model.gemma import GemmaDecoder, RMSNorm, attend, attend_one_row, rope_table, rotate
+from vlmchat.model.norm import FastRMSNorm
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_rms_norm_multiplies_before_it_rounds():
+@pytest.mark.parametrize("kind", [nn.Identity(), FastRMSNorm], ids=["plain", "fast"])
+def test_rms_norm_multiplies_before_it_rounds(kind):
     norm = RMSNorm(64, eps=1e-6)
     norm.weight.data = draw(64, seed=1) * 0.3
+    norm = kind(norm)
     x = draw(5, 64).bfloat16()
     wide = x.double()
     exact = wide / (wide.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + norm.weight.double())
     assert (norm(x).double() - exact).abs().max() <= exact.abs().max() * 2**-8
     rounded_first = (exact / (1 + norm.weight.double())).bfloat16() * (1 + norm.weight.bfloat16())
     assert not torch.equal(norm(x), rounded_first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+def test_the_fast_norm_is_the_norm(dtype, size):
+    norm = RMSNorm(2048, eps=1e-6)
+    norm.weight.data = (draw(2048, seed=1) * 0.3).to(dtype)
+    x = (draw(1, 7, 2048) * size + size / 8).to(dtype)  # a mean that is not zero
+    plain, fast = norm(x), FastRMSNorm(norm)(x)
+    assert fast.shape == plain.shape
+    if dtype == torch.float32:
+        assert torch.equal(fast, plain)
+    else:
+        other = fast != plain
+        assert other.float().mean() < 1e-3  # roundings that were close
+        assert (fast - plain).abs().max() <= plain.abs().max() * 2**-7
 
 
 @pytest.mark.parametrize(

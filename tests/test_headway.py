@@ -1,9 +1,13 @@
 """How far a model has come: told after each layer, in order, and nothing left behind."""
 
 import pytest
+import torch
 
 from tests.test_engine import folder, make_engine, picture  # noqa: F401
+from tests.test_paligemma import draw_pixels
+from vlmchat.config import ModelConfig
 from vlmchat.headway import watched
+from vlmchat.weights import load_model, open_checkpoint
 
 
 @pytest.fixture
@@ -35,6 +39,22 @@ def test_with_an_encoded_image_it_begins_where_the_tower_ends(engine):
     behind = told[len(engine.model.vision.encoder.layers) :]
     assert len(behind) == len(engine.model.text.layers)
     assert all(share > tower for share in behind)
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
+def test_fast_layers_count_as_what_they_stand_for(folder, quantize):  # noqa: F811
+    checkpoint = open_checkpoint(folder, ModelConfig.from_folder(folder))
+    shares = []
+    for model in (
+        load_model(checkpoint, torch.bfloat16, fast=False),
+        load_model(checkpoint, torch.bfloat16, quantize=quantize),
+    ):
+        told = []
+        with watched(model, told.append), torch.inference_mode():
+            features = model.encode_image(draw_pixels(model))
+            model.text(features, torch.arange(features.shape[1]))
+        shares.append(told)
+    assert shares[0] == shares[1]
 
 
 def test_an_interrupt_leaves_no_hooks(engine):

@@ -122,6 +122,29 @@ def test_cached_decoding_equals_one_forward_under_the_drawn_mask(tmp_path, block
     assert (torch.cat(rows) - drawn[last_of_blocks]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("blocks", [[9], [4, 5]], ids=str)
+def test_rows_that_are_wanted_are_what_they_are_among_all(tmp_path, blocks):
+    """The last layer is spared the rest, and keeps the same keys and values of all."""
+    reference_model(tiny_config(kv_heads=2)).save_pretrained(tmp_path)
+    model = our_model(tmp_path)
+    ids = prompt_ids(model)
+    x = model.embed(ids, model.encode_image(draw_pixels(model)))
+    mask, positions = block_mask(blocks), torch.arange(x.shape[1])
+    whole, some = (KVCache(model.config.text, x.shape[1]) for _ in range(2))
+    layer = model.text.layers[-1]
+    seen = []
+    with torch.inference_mode():
+        drawn = model.text(x, positions, mask, whole)
+        hook = layer.mlp.register_forward_hook(lambda _, args, out: seen.append(out.shape[1]))
+        wanted = model.text(x, positions, mask, some, rows=[3, x.shape[1] - 1])
+        hook.remove()
+    assert (wanted - drawn[:, [3, -1]]).abs().max() < 1e-5
+    assert seen == [2]
+    assert some.length == whole.length == x.shape[1]
+    for ours, theirs in zip(some.keys + some.values, whole.keys + whole.values, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_changing_the_last_prompt_word_changes_image_keys_only_if_images_read_text(tmp_path):
     reference_model(tiny_config()).save_pretrained(tmp_path)
     model = our_model(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from vlmchat.model.linear import FastLinear
 from vlmchat.model.paligemma import PaliGemma
 
 
@@ -40,5 +41,7 @@ def _reporter(report: Callable[[float], None], share: float) -> Callable[..., No
 
 
 def _size(layer: nn.Module) -> int:
-    """Numbers that a layer holds; those of a quantised one are buffers."""
-    return sum(each.numel() for each in (*layer.parameters(), *layer.buffers()))
+    """Numbers that a layer holds, in whatever form."""
+    fast = (each for each in layer.modules() if isinstance(each, FastLinear))
+    numbers = sum(each.inputs * each.outputs for each in fast)
+    return numbers + sum(each.numel() for each in layer.parameters())

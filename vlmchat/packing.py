@@ -2,7 +2,7 @@
 
 The model's text knows nothing of this. `place` puts empty fast layers into a model that is still on
 the meta device, `fill` gives them their weights one at a time: beside what is packed already, no
-more than one layer is ever in memory twice.
+more than one layer is ever in memory twice. `settle` is for what has to know its weights first.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vlmchat.model.gemma import SideBySide
+from vlmchat.model.gemma import RMSNorm, SideBySide
 from vlmchat.model.int4 import TinygemmLinear, layout_is_known
 from vlmchat.model.int8 import FbgemmLinear, OneDnnLinear, multiplies_rightly
 from vlmchat.model.linear import FastLinear, FastTiedEmbedding, Joined, PackedLinear, packs
+from vlmchat.model.norm import FastRMSNorm
 from vlmchat.model.paligemma import PaliGemma
 from vlmchat.model.quantized import QuantizedLinear
 from vlmchat.quantize import GROUPS, Quantized, group_size
@@ -113,6 +114,14 @@ def fill(
 
     name, shape = "+".join(placed.names), (layer.outputs, layer.inputs)
     layer.take(cache.get(name, shape, layer.bits, make) if cache else make(), device)
+
+
+def settle(model: PaliGemma) -> None:
+    """Replace the decoder's norms, which have their weights now."""
+    for parent in list(model.text.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, RMSNorm):
+                setattr(parent, name, FastRMSNorm(child))
 
 
 def quantization(model: PaliGemma) -> Quantize:

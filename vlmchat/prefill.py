@@ -130,12 +130,13 @@ class Prefill:
         mask = block_mask([len(block), len(rest)], device=self.model.device) if rest else None
         positions = torch.arange(row.shape[1], device=self.model.device)
         room.rewind(0)
-        hidden = self.model.text(self.model.embed(row, features), positions, mask, room)
+        ends = [len(block) - 1, row.shape[1] - 1]
+        hidden = self.model.text(self.model.embed(row, features), positions, mask, room, ends)
         kept = self.new_cache(len(block))
         room.rewind(len(block))
         kept.restore(room)
         room.advance(len(rest))
-        return ImagePrefix(cache=kept, last=hidden[:, len(block) - 1].clone()), hidden[:, -1]
+        return ImagePrefix(cache=kept, last=hidden[:, 0].clone()), hidden[:, 1]
 
     def _extend(self, cache: KVCache, ids: list[int], prefix: ImagePrefix | None = None) -> Tensor:
         """Run `ids` as one block behind what `cache` holds; hidden state of the last (1, D)."""

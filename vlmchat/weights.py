@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vlmchat.config import ModelConfig
 from vlmchat.model.paligemma import PaliGemma
-from vlmchat.packing import Placed, Quantize, fill, place
+from vlmchat.packing import Placed, Quantize, fill, place, settle
 from vlmchat.shards import Entry, WeightsError, headers, listed, pieces
 from vlmchat.weight_cache import WeightCache
 
@@ -112,6 +112,8 @@ def load_model(
         if progress is not None:
             progress(done, work)
     model.load_state_dict(state, strict=True, assign=True)
+    if fast:
+        settle(model)
     return model.eval().requires_grad_(False)
 
 

@@ -34,7 +34,7 @@ from vlmchat.decode import FixedDecoder, FixedStep, capture, capture_compiled, c
 from vlmchat.engine import Engine, Reply
 from vlmchat.images import Picture
 from vlmchat.model.cache import KVCache
-from vlmchat.model.gemma import attend, rope_table, rotate
+from vlmchat.model.gemma import RMSNorm, attend, rope_table, rotate
 from vlmchat.model.paligemma import PaliGemma
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampling, likeliest
@@ -304,7 +304,7 @@ class Check:
         k = torch.randn(1, layer.num_kv_heads, 512, layer.head_dim).to(x)
         mask = torch.zeros(1, 512).to(x)
         rotation = rope_table(torch.zeros(1, device=device), layer.head_dim, 1e4, x.dtype)
-        norms = [m for m in text.modules() if type(m).__name__ == "RMSNorm"]
+        norms = [m for m in text.modules() if isinstance(m, RMSNorm)]
         scale = 1 + norms[0].weight.float()
         gate = torch.randn(1, 1, layer.intermediate_size).to(x)
         logits = torch.randn(self.model.config.text.vocab_size).to(x)

@@ -115,13 +115,21 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(q_width, config.hidden_size, bias=False)
 
     def forward(
-        self, x: Tensor, rotation: Rotation, mask: Tensor | None, cache: KVCache | None, index: int
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        index: int,
+        rows: list[int] | None = None,
     ) -> Tensor:
         q, k, v = (self._heads(product) for product in self.qkv(x))
         q = rotate(q, rotation)  # (B, N, T, H)
         k = rotate(k, rotation)  # (B, K, T, H)
         if cache is not None:
             k, v = cache.append(index, k, v)  # (B, K, S, H)
+        if rows is not None:
+            q, mask = q[:, :, rows], None if mask is None else mask[..., rows, :]
         mixed = attend(q, k, v, self.config.attention_scale, mask)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
@@ -159,9 +167,16 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, rotation: Rotation, mask: Tensor | None, cache: KVCache | None, index: int
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        index: int,
+        rows: list[int] | None = None,
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache, index)
+        mixed = self.self_attn(self.input_layernorm(x), rotation, mask, cache, index, rows)
+        x = mixed + (x if rows is None else x[:, rows])
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -194,12 +209,16 @@ class GemmaDecoder(nn.Module):
         positions: Tensor,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        rows: list[int] | None = None,
     ) -> Tensor:
         """Run x (B, T, D) at `positions` (T,) or (B, T) behind what `cache` holds.
 
         With a cache the new keys and values are added to it. `mask` (see `attend`) covers the
         cached positions too; None, which is enough for a prefix that reads all of itself and for
         one new token, lets every row read every position.
+
+        `rows` are those of T whose hidden states are wanted (None: all). The others need no more of
+        the last layer than their keys and values.
         """
         tables: dict[tuple[int, float], Rotation] = {}
         for index, layer in enumerate(self.layers):
@@ -207,9 +226,10 @@ class GemmaDecoder(nn.Module):
             key = (layer.config.head_dim, layer.config.rope_theta)
             if key not in tables:
                 tables[key] = rope_table(positions, *key, dtype=x.dtype)
-            x = layer(x, tables[key], mask, cache, index)
+            last = index == len(self.layers) - 1
+            x = layer(x, tables[key], mask, cache, index, rows if last else None)
         if cache is not None:
-            cache.advance(x.shape[1])
+            cache.advance(positions.shape[-1])
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class TinygemmLinear(QuantizedLinear):
         those that it has turned back itself: to fetch them from another core's cache can take
         longer than to make them.
         """
-        pieces = max(1, self.inputs // DEPTH) if self.inputs % DEPTH == 0 else 1
+        pieces = self.inputs // DEPTH if self.inputs % DEPTH == 0 else 1
         at_once = max(1, NUMBERS_AT_ONCE // (64 * self.inputs))
         blocks = self.q.view(-1, self.inputs, 32)
         room = torch.empty(min(at_once, len(blocks)), self.inputs, 32, dtype=torch.int32)

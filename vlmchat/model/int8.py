@@ -45,11 +45,15 @@ class ByteLinear(QuantizedLinear):
     def _some(self, rows: Tensor) -> Tensor:
         """Rows (R, K) times the weights: (R, N), float32."""
         halves, scale = _bytes(rows)
-        high, low = self._products(halves).chunk(2)
-        return torch.add(high, low, alpha=1 / 256).mul_(scale)
+        pairs = (product.chunk(2) for product in self._products(halves))
+        parts = [torch.add(high, low, alpha=1 / 256) for high, low in pairs]
+        return (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]).mul_(scale)
 
-    def _products(self, halves: Tensor) -> Tensor:
-        """Rows (R, K) of whole numbers from -128 to 127, in float32, times the weights: (R, N)."""
+    def _products(self, halves: Tensor) -> list[Tensor]:
+        """Rows (R, K) of whole numbers from -128 to 127, in float32, times some weights: (R, n).
+
+        One after another these are the products with all N.
+        """
         raise NotImplementedError
 
 
@@ -66,10 +70,9 @@ class FbgemmLinear(ByteLinear):
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             self.pieces = list(pool.map(_fbgemm_packed, *pieces))
 
-    def _products(self, halves: Tensor) -> Tensor:
+    def _products(self, halves: Tensor) -> list[Tensor]:
         product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        parts = [product(halves, 1.0, 128, piece) for piece in self.pieces]
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return [product(halves, 1.0, 128, piece) for piece in self.pieces]
 
 
 class OneDnnLinear(ByteLinear):
@@ -80,7 +83,7 @@ class OneDnnLinear(ByteLinear):
         self.scale = quantized.scale.flatten().clone()  # a view would keep the whole file mapped
         self.zeros = torch.zeros(self.outputs, dtype=torch.int32)
 
-    def _products(self, halves: Tensor) -> Tensor:
+    def _products(self, halves: Tensor) -> list[Tensor]:
         rows = halves.add_(128).to(torch.uint8)
         if len(rows) == 2:
             rows = rows.repeat(2, 1)  # weights are read faster for four rows than for two
@@ -99,7 +102,7 @@ class OneDnnLinear(ByteLinear):
             [],
             "",
         )
-        return products[: len(halves)]
+        return [products[: len(halves)]]
 
 
 def _bytes(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +145,7 @@ def multiplies_rightly(kind: type[ByteLinear]) -> bool:
             halves = torch.full((6, inputs), 127.0)
             halves[1] = -128
             expected = halves @ q.float().T
-            if not torch.equal(layer._products(halves), expected):
+            if not torch.equal(torch.cat(layer._products(halves), dim=1), expected):
                 return False
     except (RuntimeError, AttributeError):  # this PyTorch has no such operator, or not for this
         return False

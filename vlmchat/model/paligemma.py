@@ -80,4 +80,5 @@ class PaliGemma(nn.Module):
         otherwise: that is a prefix block, and with T = 1 a step of decoding.
         """
         positions = torch.arange(cache.length, cache.length + x.shape[1], device=x.device)
-        return self.text(x, positions, mask, cache)[:, -1]
+        last = None if x.shape[1] == 1 else [x.shape[1] - 1]
+        return self.text(x, positions, mask, cache, last)[:, -1]
