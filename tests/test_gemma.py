@@ -36,6 +36,7 @@ def test_the_fast_norm_is_the_norm(dtype, size):
     x = (draw(1, 7, 2048) * size + size / 8).to(dtype)  # a mean that is not zero
     plain, fast = norm(x), FastRMSNorm(norm)(x)
     assert fast.shape == plain.shape
+    assert fast.is_contiguous()
     if dtype == torch.float32:
         assert torch.equal(fast, plain)
     else:

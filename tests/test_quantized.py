@@ -147,6 +147,15 @@ def test_int4_has_one_answer_for_few_rows_and_many(inputs, outputs):
     assert F.cosine_similarity(layer._few(x).float(), layer._many(x).float()).min() > 0.9999
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("rows", [2, 200])
+def test_rows_may_lie_apart_in_memory(rows, bits):
+    layer = quantized_linear(192, 128, bits, CPU, torch.bfloat16)
+    layer.fill(drawn(128, 192))
+    apart = drawn(rows, 2 * 192)[:, :192]
+    assert torch.equal(layer(apart), layer(apart.contiguous()))
+
+
 def test_machines_without_kernels_give_the_same(monkeypatch):
     monkeypatch.setattr(packing, "multiplies_rightly", lambda kind: False)
     monkeypatch.setattr(packing, "layout_is_known", lambda: False)

@@ -33,7 +33,7 @@ class TinygemmLinear(QuantizedLinear):
         self.scale = torch.stack((scale, torch.zeros_like(scale)), dim=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.inputs)
+        rows = x.reshape(-1, self.inputs).contiguous()
         out = self._few(rows) if len(rows) <= FEW_ROWS else self._many(rows)
         return out.view(*x.shape[:-1], self.outputs)
 

@@ -28,5 +28,6 @@ class FastRMSNorm(RMSNorm):
         width = x.shape[-1]
         if x.dtype == torch.bfloat16 and x.device.type == "cpu":
             both = torch.cat((x, -x), dim=-1)
-            return F.layer_norm(both, (2 * width,), self.twice, eps=self.eps)[..., :width]
+            normed = F.layer_norm(both, (2 * width,), self.twice, eps=self.eps)
+            return normed[..., :width].contiguous()
         return F.rms_norm(x.float(), (width,), self.scale, self.eps).to(x.dtype)
