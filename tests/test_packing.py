@@ -104,6 +104,18 @@ def test_machines_are_looked_at_from_the_first_load_on(checkpoint):
     assert int4.layout_is_known()
 
 
+def test_joined_layers_are_the_same_model(checkpoint):
+    """What is done on a GPU, here on the CPU."""
+    plain, joined = (load_model(checkpoint, torch.float32, fast=False) for _ in range(2))
+    for parent in list(joined.text.modules()):
+        packing_module.join(parent)
+    assert kinds(joined.text) == ["Linear"] * 4 * 2 + ["Linear"] * 4 * 2
+    assert parameter_count(joined) == parameter_count(plain)
+    assert weight_bytes(joined) == weight_bytes(plain)
+    with torch.inference_mode():
+        assert torch.allclose(plain(IDS, PIXELS), joined(IDS, PIXELS), rtol=1e-5, atol=1e-5)
+
+
 def test_nothing_quantised_is_none(checkpoint):
     assert quantization(load_model(checkpoint)) == "none"
 

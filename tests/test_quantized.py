@@ -92,9 +92,9 @@ def test_bytes_hold_fifteen_bits_of_the_largest_number():
     x = torch.randn(5, 96, generator=torch.Generator().manual_seed(0)) * torch.tensor(
         [[1.0], [1e-20], [1e20], [0.0], [1.0]]
     )
-    halves, scale = int8._bytes(x)
+    halves, largest = int8._bytes(x)
     high, low = halves.chunk(2)
-    back = scale * (high + low / 256)
+    back = largest / 127 * (high + low / 256)
     assert ((back - x).abs() <= x.abs().amax(1, keepdim=True) * 2**-15).all()
 
 

@@ -117,11 +117,26 @@ def fill(
 
 
 def settle(model: PaliGemma) -> None:
-    """Replace the decoder's norms, which have their weights now."""
+    """Replace what has its weights now: norms, and on a GPU the layers that lie side by side."""
     for parent in list(model.text.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, RMSNorm):
                 setattr(parent, name, FastRMSNorm(child))
+        if model.device.type == "cuda" and model.dtype != torch.float32:
+            join(parent)
+
+
+def join(parent: nn.Module) -> None:
+    """Make those of the parent's layers one that lie side by side: one kernel for two or three."""
+    for attribute, old in list(_replaceable(parent)):
+        if len(old) > 1:
+            stacked = torch.cat([layer.weight for layer in old.values()])
+            with torch.device("meta"):
+                one = nn.Linear(stacked.shape[1], len(stacked), bias=False)
+            one.weight = nn.Parameter(stacked, requires_grad=False)
+            for name in old:
+                delattr(parent, name)
+            setattr(parent, attribute, Joined(one, [layer.out_features for layer in old.values()]))
 
 
 def quantization(model: PaliGemma) -> Quantize:

@@ -20,7 +20,7 @@ from time import perf_counter
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from examples.benchmarks.random_checkpoint import (
@@ -36,6 +36,7 @@ from vlmchat.images import Picture
 from vlmchat.model.cache import KVCache
 from vlmchat.model.gemma import RMSNorm, attend, rope_table, rotate
 from vlmchat.model.paligemma import PaliGemma
+from vlmchat.packing import settle
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampling, likeliest
 from vlmchat.tokenizer import Tokenizer
@@ -85,7 +86,13 @@ def random_model(size: str, dtype: torch.dtype, device: str) -> PaliGemma:
         model = PaliGemma(config)
     state = dict(random_tensors(config, dtype, device))
     model.load_state_dict(state, strict=True, assign=True)
+    settle(model)
     return model.eval().requires_grad_(False)
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    """Those of all linear layers in it."""
+    return [each.weight for each in module.modules() if isinstance(each, nn.Linear)]
 
 
 def plain(step: FixedStep) -> Callable[[], None]:
@@ -120,6 +127,10 @@ class Check:
         *_, reply = engine.stream(prompt, self.picture, Sampling(max_tokens=tokens, **how))
         assert isinstance(reply, Reply)
         return reply
+
+    def answers(self, engine: Engine, count: int) -> list[Reply]:
+        """Answers behind the kept image; a first one is not counted, as its bits may differ."""
+        return [self.answer(engine) for _ in range(count + 1)][1:]
 
     def wait(self) -> None:
         if self.on_cuda:
@@ -171,11 +182,10 @@ class Check:
 
     def equal(self, model: PaliGemma, name: str) -> None:
         """Recorded steps against the same unrecorded, and against the model as it is written."""
-        eager = self.answer(self.engine(model))
-        fixed = self.answer(self.engine(model, plain))
+        eager, *_ = self.answers(self.engine(model), 1)
+        fixed, *_ = self.answers(self.engine(model, plain), 1)
         for run_ahead in (False, True):
-            engine = self.engine(model, self.record, run_ahead=run_ahead)
-            graphed = [self.answer(engine) for _ in range(2)]
+            graphed = self.answers(self.engine(model, self.record, run_ahead=run_ahead), 2)
             same = [
                 fixed.token_ids == g.token_ids and fixed.logprobs == g.logprobs for g in graphed
             ]
@@ -295,8 +305,8 @@ class Check:
         """Where a step's time goes: each kind of work alone, as often as a step does it."""
         text, device = self.model.text, self.device
         layers = list(text.layers)
-        linear = [m.weight for m in text.modules() if isinstance(m, torch.nn.Linear)]
-        linear.append(text.embed_tokens.weight)
+        within = [weights(each.self_attn) for each in layers], [weights(a.mlp) for a in layers]
+        linear = [*weights(text), text.embed_tokens.weight]
         rows = {w.shape[1]: torch.randn(1, 1, w.shape[1]).to(w) for w in linear}
         x = rows[self.model.config.text.hidden_size]
         layer = layers[0].config
@@ -305,30 +315,17 @@ class Check:
         mask = torch.zeros(1, 512).to(x)
         rotation = rope_table(torch.zeros(1, device=device), layer.head_dim, 1e4, x.dtype)
         norms = [m for m in text.modules() if isinstance(m, RMSNorm)]
-        scale = 1 + norms[0].weight.float()
         gate = torch.randn(1, 1, layer.intermediate_size).to(x)
         logits = torch.randn(self.model.config.text.vocab_size).to(x)
-        fused = [torch.cat((a.mlp.gate_proj.weight, a.mlp.up_proj.weight)) for a in layers]
 
-        def fused_norms() -> list[Tensor]:
-            width = (scale.numel(),)
-            return [F.rms_norm(x.float(), width, scale, 1e-6).to(x.dtype) for _ in norms]
+        def products(all_weights: list[list[Tensor]]) -> list[Tensor]:
+            return [F.linear(rows[w.shape[1]], w) for some in all_weights for w in some]
 
         work: dict[str, Callable[[], object]] = {
-            "all linear layers and the head": lambda: [
-                F.linear(rows[w.shape[1]], w) for w in linear
-            ],
+            "all linear layers and the head": lambda: products([linear]),
             "  the head alone": lambda: F.linear(x, text.embed_tokens.weight),
-            "  gate and up": lambda: [
-                (F.linear(x, a.mlp.gate_proj.weight), F.linear(x, a.mlp.up_proj.weight))
-                for a in layers
-            ],
-            "  gate and up in one": lambda: [F.linear(x, w) for w in fused],
-            "  down": lambda: [F.linear(gate, a.mlp.down_proj.weight) for a in layers],
-            "  q, k, v, o": lambda: [
-                [F.linear(rows[p.weight.shape[1]], p.weight) for p in a.self_attn.children()]
-                for a in layers
-            ],
+            "  q, k, v, o": lambda: products(within[0]),
+            "  gate, up, down": lambda: products(within[1]),
             "attention, 512 positions, masked": lambda: [
                 attend(q, k, k, 0.1, mask) for _ in layers
             ],
@@ -342,7 +339,6 @@ class Check:
                 torch.softmax(q.transpose(1, 2) @ k.mT * 0.1 + mask, -1) @ k for _ in layers
             ],
             "norms": lambda: [n(x) for n in norms],
-            "norms by F.rms_norm": fused_norms,
             "rotations of q and k": lambda: [
                 (rotate(q, rotation), rotate(k[:, :, :1], rotation)) for _ in layers
             ],

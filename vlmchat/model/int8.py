@@ -44,15 +44,15 @@ class ByteLinear(QuantizedLinear):
 
     def _some(self, rows: Tensor) -> Tensor:
         """Rows (R, K) times the weights: (R, N), float32."""
-        halves, scale = _bytes(rows)
+        halves, largest = _bytes(rows)
         pairs = (product.chunk(2) for product in self._products(halves))
         parts = [torch.add(high, low, alpha=1 / 256) for high, low in pairs]
-        return (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]).mul_(scale)
+        return (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]).mul_(largest)
 
     def _products(self, halves: Tensor) -> list[Tensor]:
         """Rows (R, K) of whole numbers from -128 to 127, in float32, times some weights: (R, n).
 
-        One after another these are the products with all N.
+        One after another these are the products with all N, over 127.
         """
         raise NotImplementedError
 
@@ -64,7 +64,7 @@ class FbgemmLinear(ByteLinear):
     """
 
     def take(self, quantized: Quantized, device: torch.device) -> None:
-        self.scale = quantized.scale.flatten().double()
+        self.scale = quantized.scale.flatten().double() / 127
         zeros = torch.zeros(self.outputs, dtype=torch.long)
         pieces = (part.split(PACKED_AT_ONCE) for part in (quantized.q, self.scale, zeros))
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -80,7 +80,7 @@ class OneDnnLinear(ByteLinear):
 
     def take(self, quantized: Quantized, device: torch.device) -> None:
         self.q = torch.ops.onednn.qlinear_prepack(quantized.q, None)
-        self.scale = quantized.scale.flatten().clone()  # a view would keep the whole file mapped
+        self.scale = quantized.scale.flatten() / 127
         self.zeros = torch.zeros(self.outputs, dtype=torch.int32)
 
     def _products(self, halves: Tensor) -> list[Tensor]:
@@ -106,9 +106,9 @@ class OneDnnLinear(ByteLinear):
 
 
 def _bytes(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (R, K) as high and low bytes -128 to 127 (2R, K), in float32; scale (R, 1) of high.
+    """Rows (R, K) as high and low bytes -128 to 127 (2R, K), in float32; their largest (R, 1).
 
-    A row is about scale * (high + low / 256), its largest number 127 times the scale.
+    A row is about largest / 127 * (high + low / 256).
     """
     rows = rows.float()
     largest = rows.abs().amax(1, keepdim=True).clamp_(min=TINY)  # a row of zeros
@@ -117,7 +117,7 @@ def _bytes(rows: Tensor) -> tuple[Tensor, Tensor]:
     high, low = halves
     torch.add(HALF, whole, alpha=1 / 256, out=high).floor_()
     torch.sub(whole, high, alpha=256, out=low)
-    return halves.flatten(0, 1), largest / 127
+    return halves.flatten(0, 1), largest
 
 
 def _fbgemm_packed(q: Tensor, scale: Tensor, zeros: Tensor) -> object:
@@ -141,7 +141,7 @@ def multiplies_rightly(kind: type[ByteLinear]) -> bool:
             q[::2] = -127
             with warnings.catch_warnings():  # that FBGEMM will go one day, told once in a program
                 warnings.simplefilter("ignore", UserWarning)
-                layer.take(Quantized(q, torch.ones(outputs, 1)), torch.device("cpu"))
+                layer.take(Quantized(q, torch.full((outputs, 1), 127.0)), torch.device("cpu"))
             halves = torch.full((6, inputs), 127.0)
             halves[1] = -128
             expected = halves @ q.float().T

@@ -65,14 +65,15 @@ class PackedLinear(FastLinear):
 class Joined(nn.Module):
     """The layers of a `SideBySide` as one layer, whose outputs are theirs one after another."""
 
-    def __init__(self, layer: FastLinear, widths: Sequence[int]) -> None:
+    def __init__(self, layer: nn.Module, widths: Sequence[int]) -> None:
         super().__init__()
         self.layer = layer
         self.widths = list(widths)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Products (…, N), one of each, with x (…, K)."""
-        return self.layer(x).split(self.widths, dim=-1)
+        parts: tuple[Tensor, ...] = self.layer(x).split(self.widths, dim=-1)
+        return parts
 
 
 class FastTiedEmbedding(TiedEmbedding):

@@ -21,7 +21,7 @@ class FastRMSNorm(RMSNorm):
     def __init__(self, norm: RMSNorm) -> None:
         super().__init__(len(norm.weight), norm.eps)
         self.weight = norm.weight
-        self.scale = 1.0 + norm.weight.float()
+        self.scale = 1.0 + norm.weight.detach().float()
         self.twice = torch.cat((self.scale, self.scale))
 
     def forward(self, x: Tensor) -> Tensor:
