@@ -124,8 +124,8 @@ class Attention(nn.Module):
         rows: list[int] | None = None,
     ) -> Tensor:
         q, k, v = (self._heads(product) for product in self.qkv(x))
-        q = rotate(q, rotation)  # (B, N, T, H)
-        k = rotate(k, rotation)  # (B, K, T, H)
+        turned = rotate(torch.cat((q, k), dim=1), rotation)  # all heads turn alike
+        q, k = turned.split((q.shape[1], k.shape[1]), dim=1)  # (B, N, T, H), (B, K, T, H)
         if cache is not None:
             k, v = cache.append(index, k, v)  # (B, K, S, H)
         if rows is not None:
