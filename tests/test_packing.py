@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.reference import reference_model, tiny_config
@@ -50,6 +51,16 @@ def test_every_decoder_layer_and_the_head_are_replaced(checkpoint):
     assert layers == ["PackedLinear"] * (4 * 3 + 1)
     assert set(kinds(model.vision)) == {"Linear"}
     assert set(kinds(load_model(checkpoint, fast=False))) == {"Linear"}
+
+
+@packing
+def test_layers_that_are_stacked_may_differ_in_dtype(checkpoint, tmp_path):
+    tensors = load_file(checkpoint.entries["text.norm.weight"].file)
+    name = next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))
+    save_file(tensors | {name: tensors[name].float()}, tmp_path / "model.safetensors")
+    mixed = open_checkpoint(tmp_path, checkpoint.config)
+    with torch.inference_mode():
+        assert torch.equal(load_model(checkpoint)(IDS, PIXELS), load_model(mixed)(IDS, PIXELS))
 
 
 @packing

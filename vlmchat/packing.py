@@ -36,6 +36,11 @@ class Placed:
     names: tuple[str, ...]
     layer: FastLinear
 
+    @property
+    def stacked(self) -> bool:
+        """Whether it takes more than one weight."""
+        return len(self.names) > 1
+
 
 def place(
     model: PaliGemma, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none"

@@ -253,15 +253,23 @@ def _pack(
 ) -> Iterator[int]:
     """Give each placed layer its weights; yield the bytes of each.
 
-    The file is opened anew for each, so that the pages of those before are given back.
+    The file is opened anew for each, so that the pages of those before are given back. Those that
+    are stacked are so in one room, which the system need not clear for each.
     """
+    stacks = [sum(entries[name].nbytes for name in each.names) for each in placed if each.stacked]
+    room = torch.empty(max(stacks, default=0), dtype=torch.uint8)
     for each in placed:
         parts = [entries[name] for name in each.names]
-        fill(each, partial(_stacked, parts), device, dtype, cache)
+        fill(each, partial(_stacked, parts, room), device, dtype, cache)
         yield sum(entry.nbytes for entry in parts)
 
 
-def _stacked(entries: list[Entry]) -> Tensor:
-    """Weights (N, K) below one another; one alone is a view of its memory-mapped file."""
+def _stacked(entries: list[Entry], room: Tensor) -> Tensor:
+    """Weights (N, K) below one another, in `room`; one alone is a view of its mapped file."""
     tensors = [tensor for entry in entries for _, tensor in _mapped({entry.name: entry})]
-    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    if len(tensors) == 1:
+        return tensors[0]
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        return torch.cat(tensors)
+    whole = room[: sum(tensor.nbytes for tensor in tensors)].view(tensors[0].dtype)
+    return torch.cat(tensors, out=whole.view(-1, tensors[0].shape[1]))
