@@ -1,5 +1,6 @@
 """A model with fast layers is the same model."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vlmchat import packing as packing_module
 from vlmchat.config import ModelConfig
 from vlmchat.model import int4, int8
 from vlmchat.model.cache import KVCache
+from vlmchat.model.gemma import SideBySide
 from vlmchat.model.linear import FastLinear
 from vlmchat.model.masks import block_mask
 from vlmchat.packing import parameter_count, quantization, weight_bytes
@@ -38,6 +40,12 @@ def agreement(one, other):
     with torch.inference_mode():
         a, b = (model(IDS, PIXELS).float().flatten() for model in (one, other))
     return float(nn.functional.cosine_similarity(a, b, dim=0))
+
+
+def neighbours(model):
+    """The layers that lie side by side with another."""
+    pairs = (each for each in model.text.modules() if isinstance(each, SideBySide))
+    return [linear for pair in pairs for linear in pair.layers]
 
 
 def kinds(model):
@@ -115,11 +123,21 @@ def test_machines_are_looked_at_from_the_first_load_on(checkpoint):
     assert int4.layout_is_known()
 
 
-def test_joined_layers_are_the_same_model(checkpoint):
+def test_joined_layers_are_the_same_model_and_never_there_twice(checkpoint, monkeypatch):
     """What is done on a GPU, here on the CPU."""
     plain, joined = (load_model(checkpoint, torch.float32, fast=False) for _ in range(2))
-    for parent in list(joined.text.modules()):
-        packing_module.join(parent)
+    old = [weakref.ref(linear) for linear in neighbours(joined)]
+    assert len(old) == 3 * 5
+    join, alive = packing_module._join, []
+
+    def counted(parent):
+        join(parent)
+        alive.append(sum(each() is not None for each in old))
+
+    monkeypatch.setattr(packing_module, "joins", lambda device, dtype: True)
+    monkeypatch.setattr(packing_module, "_join", counted)
+    packing_module.settle(joined)
+    assert sorted(set(alive), reverse=True) == [15, 12, 10, 7, 5, 2, 0]
     assert kinds(joined.text) == ["Linear"] * 4 * 3
     assert parameter_count(joined) == parameter_count(plain)
     assert weight_bytes(joined) == weight_bytes(plain)

@@ -122,16 +122,30 @@ def fill(
 
 
 def settle(model: PaliGemma) -> None:
-    """Replace what has its weights now: norms, and on a GPU the layers that lie side by side."""
-    for parent in list(model.text.modules()):
+    """Replace what has its weights now: norms, and on a GPU the layers that lie side by side.
+
+    Nothing here holds on to what is replaced, so that one parent's weights at most exist twice.
+    """
+    changing = (RMSNorm, SideBySide)
+    parents = [
+        each
+        for each in model.text.modules()
+        if any(isinstance(child, changing) for child in each.children())
+    ]
+    for parent in parents:
         for name, child in list(parent.named_children()):
             if isinstance(child, RMSNorm):
                 setattr(parent, name, FastRMSNorm(child))
-        if model.device.type == "cuda" and model.dtype != torch.float32:
-            join(parent)
+        if joins(model.device, model.dtype):
+            _join(parent)
 
 
-def join(parent: nn.Module) -> None:
+def joins(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether layers side by side become one: not in float32, the arithmetic to compare with."""
+    return device.type == "cuda" and dtype != torch.float32
+
+
+def _join(parent: nn.Module) -> None:
     """Make those of the parent's layers one that lie side by side: one kernel for two or three."""
     for attribute, old in list(_replaceable(parent)):
         if len(old) > 1:

@@ -86,8 +86,9 @@ def random_model(size: str, dtype: torch.dtype, device: str) -> PaliGemma:
         model = PaliGemma(config)
     state = dict(random_tensors(config, dtype, device))
     model.load_state_dict(state, strict=True, assign=True)
+    model.eval().requires_grad_(False)
     settle(model)
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def weights(module: nn.Module) -> list[Tensor]:
