@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from vlmchat.quantize import Quantized, group_size
 
 VARIABLE = "VLMCHAT_WEIGHT_CACHE"
-FORMAT = "2"  # changes with how weights are quantised
+FORMAT = "3"  # changes with how weights are quantised
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of each file's content
 KEY = re.compile("[0-9a-f]{32}")
 UNUSED_S = 30 * 24 * 3600  # seconds after their last use until kept weights are removed

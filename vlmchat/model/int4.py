@@ -13,9 +13,10 @@ from vlmchat.model.quantized import LARGE_BLOCK, QuantizedLinear
 from vlmchat.quantize import Quantized, quantize, unpacked
 
 FEW_ROWS = 32
-NUMBERS_AT_ONCE = 2**20  # weights turned back at once, small enough for a processor's caches
-DEPTH = 2048  # inputs that are summed before they are added up
-TWO_TWOS = torch.tensor([0x40004000], dtype=torch.int32)  # in bfloat16
+NUMBERS_PER_CORE = 2**19  # weights turned back at once, small enough for a core's caches
+PUT_AT_ONCE = 16  # times as many are multiplied before their products are put in order
+DEPTH = 4096  # inputs that are summed before they are added up
+NOTHING = torch.zeros(1, dtype=torch.int32)
 
 
 class TinygemmLinear(QuantizedLinear):
@@ -53,42 +54,86 @@ class TinygemmLinear(QuantizedLinear):
         longer than to make them.
         """
         pieces = self.inputs // DEPTH if self.inputs % DEPTH == 0 else 1
-        at_once = max(1, NUMBERS_AT_ONCE // (64 * self.inputs))
-        blocks = self.q.view(-1, self.inputs, 32)
-        room = torch.empty(min(at_once, len(blocks)), self.inputs, 32, dtype=torch.int32)
-        deep = rows.unflatten(1, (pieces, -1)).transpose(0, 1).repeat(len(room), 1, 1)
-        products = rows.new_empty(len(room), pieces, len(rows), 64)
+        groups = len(self.scale) // pieces  # g, of a piece
+        blocks = self.q.view(-1, pieces, self.inputs // pieces, 32)
+        numbers = NUMBERS_PER_CORE * torch.get_num_threads()
+        at_once = min(len(blocks), max(1, numbers // (64 * self.inputs)))
+        x = _with_sums(rows, pieces, groups).repeat(at_once, 1, 1)
+        room = torch.empty(at_once, pieces, x.shape[2], 32, dtype=torch.int32)
+        several = min(len(blocks), PUT_AT_ONCE * at_once)
+        products = rows.new_empty(several, len(rows), 64)
+        halves = torch.empty(several, 2, len(rows), 32, dtype=torch.int16)
         out = rows.new_empty(len(rows), self.outputs)
-        scale = self.scale[:, :, 0].unflatten(1, (-1, 2, 32)).permute(1, 0, 3, 2).flatten(2)
-        scale = scale.unsqueeze(2)  # (N/64, G, 1, 64)
-        factors = (scale * 8).split(at_once), (scale * -24).split(at_once)
-        parts = out.view(torch.int16).unflatten(1, (-1, 2, 32)).split(at_once, dim=1)
-        for block, times, less, part in zip(blocks.split(at_once), *factors, parts, strict=True):
-            weight = _turned_back(block, times, less, room[: len(block)])
-            weight = weight.view(-1, self.inputs // pieces, 64)
-            product = products[: len(block)]
-            torch.bmm(deep[: len(weight)], weight, out=product.flatten(0, 1))
-            if pieces > 1:
-                product = product.sum(1, dtype=torch.float32).to(torch.bfloat16)
-            pairs = product.view(torch.int32).view(len(block), -1, 32).transpose(0, 1)  # (R, n, 32)
-            part[:, :, 0] = pairs  # its low bits: that is output j, and in the high bits j + 32
-            part[:, :, 1] = pairs.bitwise_right_shift_(16)
+        # outputs j and j + 32 of a block lie side by side while it is turned back and multiplied
+        scales = self.scale[:, :, 0].view(torch.int16).view(pieces, groups, -1, 2, 32)
+        scales = scales.permute(2, 0, 1, 4, 3).flatten(3)  # (n, P, g, 64)
+        shares = out.view(torch.int16).view(len(rows), -1, 2, 32).transpose(0, 1)
+        parts = (each.split(several) for each in (blocks, scales, shares))
+        for some, scale, share in zip(*parts, strict=True):
+            product, half = products[: len(some)], halves[: len(some)]
+            smaller = (each.split(at_once) for each in (some, *_factors(scale), product))
+            for block, step, first, offset, result in zip(*smaller, strict=True):
+                weight = _turned_back(block, step, first, offset, room[: len(block)])
+                _multiply(x[: len(block) * pieces], weight, out=result)
+            pairs = product.view(torch.int32)
+            half[:, 0] = pairs  # its low bits: that is output j, and in the high bits j + 32
+            half[:, 1] = pairs.bitwise_right_shift_(16)
+            share.copy_(half.transpose(1, 2))
         return out
 
 
-def _turned_back(block: Tensor, times: Tensor, less: Tensor, room: Tensor) -> Tensor:
-    """Bytes (n, K, 32) as weights (n, K, 64), written into `room` (n, K, 32), int32.
+def _with_sums(rows: Tensor, pieces: int, groups: int) -> Tensor:
+    """Rows (R, K) as pieces (P, R, k + 2g): behind each are the sums of its groups.
 
-    Outputs j and j + 32 lie side by side, as they do in the factors (n, G, 1, 64). A byte becomes
-    two bfloat16 without being converted: a number c from 0 to 15 in bits 3 to 6 of 0x4000, which is
-    2, gives (16 + c) / 8. The weights are (c - 8) * scale: 8 * scale times that, less 24 * scale.
+    They are split into what bfloat16 holds of them and what that leaves, 16 bits in all.
     """
-    pairs = room.copy_(block)
-    torch.add(TWO_TWOS, pairs, alpha=2**3 + 2**15, out=pairs)
-    numbers = pairs.bitwise_and_(0x40784078).view(torch.bfloat16)
-    grouped = numbers.view(len(block), times.shape[1], -1, 64)
-    torch.addcmul(less, grouped, times, out=grouped)
-    return numbers
+    parts = rows.unflatten(1, (pieces, -1)).transpose(0, 1)
+    sums = parts.float().unflatten(2, (groups, -1)).sum(3)
+    high = sums.to(rows.dtype)
+    return torch.cat((parts, high, (sums - high).to(rows.dtype)), dim=2)
+
+
+def _factors(scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of scales' bits (n, P, g, 64): step and first (n, P, g, 1, 64), int16, and the offset.
+
+    A scale is m * 2^t, where m is 4 to 7 or -7 to -4: three bits. A weight q * scale is then
+    (192 + m * q) * 2^t less an offset of 192 * 2^t. For q from -8 to 7 the number in brackets is
+    between 128 and 256, where a bfloat16 counts in ones: its bits start at `first`, for -8, and go
+    on in equal steps of m. To take the offset off is left to the sums behind a row.
+    """
+    sign = (scale >> 15).bitwise_or_(1)
+    step = (scale >> 5).bitwise_and_(3).bitwise_or_(4).mul_(sign).unsqueeze(3)
+    offset = (scale & 0x7F80).add_((5 << 7) + 0x40)  # of 4 * 2^t: times 2^5, and then 1.5
+    first = torch.sub(offset.unsqueeze(3), step, alpha=8)
+    return step, first, offset.view(torch.bfloat16).neg_().unsqueeze(2)
+
+
+def _turned_back(
+    block: Tensor, step: Tensor, first: Tensor, offset: Tensor, room: Tensor
+) -> Tensor:
+    """Bytes (n, P, k, 32) as weights (n, P, k + 2g, 64), written into `room`, int32.
+
+    No number is converted: the two of a byte are moved apart, and then count from `first` in steps.
+    The last 2g inputs are those for the sums.
+    """
+    groups = step.shape[2]
+    pairs = room[:, :, : block.shape[2]].copy_(block)
+    torch.add(NOTHING, pairs, alpha=1 + 2**12, out=pairs).bitwise_and_(0x000F000F)
+    numbers = pairs.view(torch.int16).unflatten(2, (groups, -1))
+    torch.addcmul(first, numbers, step, out=numbers)
+    weight = room.view(torch.bfloat16)
+    weight[:, :, block.shape[2] :].unflatten(2, (2, groups)).copy_(offset)
+    return weight
+
+
+def _multiply(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Pieces x (n * P, R, k) times weights (n, P, k, 64), the pieces added up: out (n, R, 64)."""
+    blocks, pieces = weight.shape[:2]
+    weight = weight.flatten(0, 1)
+    if pieces == 1:
+        torch.bmm(x, weight, out=out)
+    else:
+        out.copy_(torch.bmm(x, weight).unflatten(0, (blocks, pieces)).sum(1, dtype=torch.float32))
 
 
 @cache
