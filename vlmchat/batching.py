@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,9 +61,14 @@ class SharedSequence:
         self._owner[start : self._cache.length] = owner
 
     def extend(
-        self, x: Tensor, owners: Sequence[int], reads: Sequence[int], positions: Sequence[int]
+        self,
+        x: Tensor,
+        owners: Sequence[int],
+        reads: Sequence[int],
+        positions: Sequence[int],
+        wanted: list[int],
     ) -> Tensor:
-        """Put x (1, T, D) behind the rest; hidden states (T, D).
+        """Put x (1, T, D) behind the rest; hidden states (W, D) of the W tokens that are wanted.
 
         For each of the T tokens: whose it is, whose columns it reads besides, and its position.
         """
@@ -72,7 +78,8 @@ class SharedSequence:
         self._owner[self._cache.length : end] = owner
         columns = self._owner[:end]
         mask = (columns == owner[:, None]) | (columns == read[:, None])  # (T, S)
-        hidden: Tensor = self._model.text(x, position, mask, self._cache)
+        rows = wanted if len(wanted) < x.shape[1] else None
+        hidden: Tensor = self._model.text(x, position, mask, self._cache, rows)
         return hidden[0]
 
     def _make_room(self, columns: int) -> None:
@@ -244,17 +251,17 @@ class Batch:
         if not questions:
             return
         tokens = [(each, at) for each in questions for at in range(len(each.rest))]
+        ends = accumulate(len(question.rest) for question in questions)
         row = torch.tensor([[each.rest[at] for each, at in tokens]], device=self._model.device)
         hidden = self._sequence.extend(
             self._model.embed(row, features),
             [each.number for each, _ in tokens],
             [each.prefix for each, _ in tokens],
             [each.position + at for each, at in tokens],
+            [end - 1 for end in ends],
         )
-        end = 0
-        for question in questions:
-            end += len(question.rest)
-            question.last = hidden[end - 1]
+        for question, last in zip(questions, hidden, strict=True):
+            question.last = last
             question.position += len(question.rest)
             question.rest = []
 
