@@ -58,7 +58,8 @@ class TinygemmLinear(QuantizedLinear):
         blocks = self.q.view(-1, pieces, self.inputs // pieces, 32)
         numbers = NUMBERS_PER_CORE * torch.get_num_threads()
         at_once = min(len(blocks), max(1, numbers // (64 * self.inputs)))
-        x = _with_sums(rows, pieces, groups).repeat(at_once, 1, 1)
+        x = _with_sums(rows, pieces, groups)  # (P, R, k + 2g)
+        x = x.repeat(at_once, 1, 1) if at_once > 1 else x
         room = torch.empty(at_once, pieces, x.shape[2], 32, dtype=torch.int32)
         several = min(len(blocks), PUT_AT_ONCE * at_once)
         products = rows.new_empty(several, len(rows), 64)
@@ -87,10 +88,11 @@ def _with_sums(rows: Tensor, pieces: int, groups: int) -> Tensor:
 
     They are split into what bfloat16 holds of them and what that leaves, 16 bits in all.
     """
-    parts = rows.unflatten(1, (pieces, -1)).transpose(0, 1)
-    sums = parts.float().unflatten(2, (groups, -1)).sum(3)
+    parts = rows.unflatten(1, (pieces, -1))  # (R, P, k)
+    sums = parts.unflatten(2, (groups, -1)).sum(3, dtype=torch.float32)
     high = sums.to(rows.dtype)
-    return torch.cat((parts, high, (sums - high).to(rows.dtype)), dim=2)
+    behind = (each.transpose(0, 1) for each in (parts, high, (sums - high).to(rows.dtype)))
+    return torch.cat(tuple(behind), dim=2)
 
 
 def _factors(scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
