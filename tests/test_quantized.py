@@ -14,7 +14,7 @@ from vlmchat.packing import quantized_linear
 from vlmchat.quantize import group_size, quantize, unpacked
 
 CPU = torch.device("cpu")
-X_AT = torch.tensor([7, 1300])  # inputs that stand out
+OUTLIERS = torch.tensor([7, 1300])  # of the inputs
 MANY = [FEW_ROWS + 1, ROWS_AT_ONCE + 1]
 # inputs, outputs: those of a small model, and more than one block of outputs
 WIDE = [*SHAPES, (64, 64), (96, 128), (192, 192), (128, 1088)]
@@ -166,7 +166,11 @@ def test_many_rows_see_the_same_weights_to_the_bit(monkeypatch, blocks, depth):
 
 
 @tinygemm
-@pytest.mark.parametrize("change", [lambda x: x + 100, lambda x: x.index_fill(1, X_AT, 3000)])
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x + 100, lambda x: x.index_fill(1, OUTLIERS, 3000)],
+    ids=["all", "outliers"],
+)
 def test_many_rows_bear_large_sums(change):
     """Their weights are turned back with an offset, which sums of the inputs take off again."""
     layer, x = made(TinygemmLinear, drawn(256, 2048), 4), change(drawn(64, 2048))

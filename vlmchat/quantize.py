@@ -21,7 +21,8 @@ class Quantized:
     """Integers `q` and `scale`, such that q * scale is about the weight.
 
     int8: q (N, K) int8, scale (N, 1) float32. int4: q (N, K/2) uint8 of two numbers each, the one
-    of the first half of a row in the low bits, both 8 too large; scale (N, G) bfloat16.
+    of the first half of a row in the low bits, both 8 too large; scale (N, G) bfloat16 of which
+    three bits count, and no more than three: `vlmchat.model.int4` builds on that.
     """
 
     q: Tensor
