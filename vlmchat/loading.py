@@ -5,10 +5,12 @@ from pathlib import Path
 import torch
 
 from vlmchat import hub, mask_file
+from vlmchat.compiler import NotCompiledError
 from vlmchat.config import ModelConfig
 from vlmchat.engine import Engine, PrefixMode
 from vlmchat.errors import UserError
-from vlmchat.packing import Quantize
+from vlmchat.model.compiled import Kernels, kernels
+from vlmchat.packing import Quantize, takes_kernels
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampling
 from vlmchat.session import Session, Settings
@@ -46,12 +48,15 @@ def load(
     folder = hub.resolve(model_path or DEMO_FOLDER, progress=progress)
     checkpoint = open_checkpoint(folder, ModelConfig.from_folder(folder))
     processor = Processor.from_folder(folder, checkpoint.config)
+    arithmetic = pick_dtype(dtype, checkpoint)
     cache = _cache(checkpoint) if quantize != "none" else None
+    own = compile and takes_kernels(target, arithmetic, quantize)
+    made, problems = _kernels() if own else (None, ())
     model = load_model(
-        checkpoint, pick_dtype(dtype, checkpoint), target, progress, quantize=quantize, cache=cache
+        checkpoint, arithmetic, target, progress, quantize=quantize, cache=cache, kernels=made
     )
     engine = Engine(model, processor)
-    notices = checkpoint.notices + engine.accelerate(compile)
+    notices = checkpoint.notices + problems + engine.accelerate(compile and not own)
     session = Session(
         engine,
         Settings(sampling=sampling or Sampling(), prefix_cache=prefix_cache),
@@ -62,6 +67,14 @@ def load(
     if mask_path is not None:
         session.mask_decoder = mask_file.load_mask_decoder(mask_path)
     return session
+
+
+def _kernels() -> tuple[Kernels | None, tuple[str, ...]]:
+    """Kernels of our own for this processor, or None and a line why not."""
+    try:
+        return kernels(), ()
+    except NotCompiledError as error:
+        return None, (f"--compile: {error}: answers come without it",)
 
 
 def _cache(checkpoint: Checkpoint) -> WeightCache | None:

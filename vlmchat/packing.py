@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vlmchat.model.compiled import CompiledLinear, CompiledPackedLinear, Kernels
 from vlmchat.model.gemma import RMSNorm, SideBySide
 from vlmchat.model.int4 import TinygemmLinear, layout_is_known
 from vlmchat.model.int8 import FbgemmLinear, OneDnnLinear, multiplies_rightly
@@ -42,15 +43,30 @@ class Placed:
         return len(self.names) > 1
 
 
+def takes_kernels(device: torch.device, dtype: torch.dtype, quantize: Quantize) -> bool:
+    """Whether `place` has a use for kernels of our own."""
+    on_bfloat16 = device.type == "cpu" and dtype == torch.bfloat16
+    return on_bfloat16 and (quantize != "none" or packs(device, dtype))
+
+
 def place(
-    model: PaliGemma, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none"
+    model: PaliGemma,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: Quantize = "none",
+    kernels: Kernels | None = None,
 ) -> list[Placed]:
     """Replace the decoder's linear layers and head, those that lie side by side by one.
 
-    The head's name is that of the table, which stays where it is. Empty where nothing is gained.
+    The head's name is that of the table, which stays where it is. `kernels` are used where the
+    shapes allow it. Empty where nothing is gained.
     """
 
     def layer(inputs: int, outputs: int, bits: int, few_rows: bool = False) -> FastLinear:
+        if kernels is not None and not bits:
+            return CompiledPackedLinear(kernels, inputs, outputs)
+        if kernels is not None and CompiledLinear.fits(inputs, outputs):
+            return CompiledLinear(kernels, inputs, outputs, bits)
         if bits:
             return quantized_linear(inputs, outputs, bits, device, dtype, few_rows)
         return PackedLinear(inputs, outputs)

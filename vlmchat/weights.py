@@ -22,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vlmchat.config import ModelConfig
+from vlmchat.model.compiled import Kernels
 from vlmchat.model.paligemma import PaliGemma
 from vlmchat.packing import Placed, Quantize, fill, place, settle
 from vlmchat.shards import Entry, WeightsError, headers, listed, pieces
@@ -86,19 +87,21 @@ def load_model(
     *,
     quantize: Quantize = "none",
     cache: WeightCache | None = None,
+    kernels: Kernels | None = None,
     fast: bool = True,
 ) -> PaliGemma:
     """Build the model from the files, in `dtype` (None: the file's) on `device`, ready to run.
 
     `quantize` keeps the weights of the decoder's linear layers in 8 or 4 bits, found in `cache` if
     they were quantised before. `fast` lets `vlmchat.packing` replace these layers in any case,
-    where it gains by it.
+    where it gains by it. `kernels` of our own then multiply with them.
     """
     dtype = dtype or checkpoint.dtype
     device = torch.device(device)
     with torch.device("meta"):
         model = PaliGemma(checkpoint.config)
-    placed = place(model, device, dtype, quantize) if fast or quantize != "none" else []
+    wanted = fast or quantize != "none"
+    placed = place(model, device, dtype, quantize, kernels) if wanted else []
     packed = {name: checkpoint.entries[name] for each in placed for name in each.names}
     kept = {n: e for n, e in checkpoint.entries.items() if n not in packed or n == EMBEDDINGS}
     # A table beside a fast head is only looked up in, which does not need it in this dtype.

@@ -1,0 +1,57 @@
+"""C code of this package, compiled on this machine for this machine, and loaded."""
+
+import ctypes
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+PATIENCE_S = 60  # it takes less than half a second
+
+
+class NotCompiledError(Exception):
+    """Why there is no library, in half a line."""
+
+
+def compiled(source: Path, flags: Sequence[str] = ()) -> ctypes.CDLL:
+    """The library that `source` makes, for the processor at hand; nothing stays on the disk.
+
+    Its threads are PyTorch's: it is linked without OpenMP, whose functions it finds in what PyTorch
+    has loaded. `flags` come behind our own. Raises NotCompiledError.
+    """
+    compiler = _compiler()
+    with tempfile.TemporaryDirectory(prefix="vlmchat-") as folder:
+        code, library = f"{folder}/code.o", f"{folder}/code.so"
+        _run([*compiler, *FLAGS, "-fopenmp", *flags, "-c", str(source), "-o", code])
+        _run([*compiler, "-shared", code, "-o", library])
+        try:
+            return ctypes.CDLL(library)
+        except OSError as error:
+            raise NotCompiledError(str(error).removeprefix(f"{library}: ")) from error
+
+
+def _compiler() -> list[str]:
+    """The command in the variable CC, or the first compiler that there is."""
+    if named := shlex.split(os.environ.get("CC", "")):
+        return named
+    for name in COMPILERS:
+        if path := shutil.which(name):
+            return [path]
+    raise NotCompiledError("no C compiler found")
+
+
+def _run(command: Sequence[str]) -> None:
+    """Run a compiler; where it fails, its first complaint is the reason."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotCompiledError(f"{command[0]} cannot be run ({error})") from error
+    if done.returncode:
+        complaints = [line for line in done.stderr.splitlines() if "error: " in line]
+        first = complaints[0].partition("error: ")[2] if complaints else "no reason given"
+        raise NotCompiledError(f"{command[0]} failed ({first.removeprefix('#error ')})")
