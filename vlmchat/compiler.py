@@ -49,8 +49,10 @@ def _run(command: Sequence[str]) -> None:
     """Run a compiler; where it fails, its first complaint is the reason."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotCompiledError(f"{command[0]} cannot be run ({error})") from error
+    except OSError as error:
+        raise NotCompiledError(f"{command[0]} cannot be run ({error.strerror})") from error
+    except subprocess.TimeoutExpired as error:
+        raise NotCompiledError(f"{command[0]} took over {PATIENCE_S} s") from error
     if done.returncode:
         complaints = [line for line in done.stderr.splitlines() if "error: " in line]
         first = complaints[0].partition("error: ")[2] if complaints else "no reason given"

@@ -9,7 +9,7 @@ from vlmchat.compiler import NotCompiledError
 from vlmchat.config import ModelConfig
 from vlmchat.engine import Engine, PrefixMode
 from vlmchat.errors import UserError
-from vlmchat.model.compiled import Kernels, kernels
+from vlmchat.model.compiled import Kernels, compile_kernels
 from vlmchat.packing import Quantize, takes_kernels
 from vlmchat.processor import Processor
 from vlmchat.sampling import Sampling
@@ -72,9 +72,9 @@ def load(
 def _kernels() -> tuple[Kernels | None, tuple[str, ...]]:
     """Kernels of our own for this processor, or None and a line why not."""
     try:
-        return kernels(), ()
+        return compile_kernels(), ()
     except NotCompiledError as error:
-        return None, (f"--compile: {error}: answers come without it",)
+        return None, (f"--compile: {error}: decoding goes on without it",)
 
 
 def _cache(checkpoint: Checkpoint) -> WeightCache | None:

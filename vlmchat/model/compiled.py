@@ -107,7 +107,7 @@ class CompiledPackedLinear(PackedLinear):
 
 
 @cache
-def kernels() -> Kernels:
+def compile_kernels() -> Kernels:
     """The kernels, compiled once in a process. Raises NotCompiledError, also if they are wrong."""
     made = Kernels(compiled(SOURCE))
     if not multiply_rightly(made):
