@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-COMPILERS = ("cc", "gcc", "clang")
+COMPILERS = ("gcc", "cc", "clang")  # the first has the OpenMP that PyTorch has
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 PATIENCE_S = 60  # it takes less than half a second
 
@@ -32,7 +32,8 @@ def compiled(source: Path, flags: Sequence[str] = ()) -> ctypes.CDLL:
         try:
             return ctypes.CDLL(library)
         except OSError as error:
-            raise NotCompiledError(str(error).removeprefix(f"{library}: ")) from error
+            why = str(error).removeprefix(f"{library}: ")
+            raise NotCompiledError(f"{compiler[0]} made what cannot be loaded ({why})") from error
 
 
 def _compiler() -> list[str]:

@@ -1,6 +1,6 @@
 """Measure vlmchat and transformers in turn on random weights, and print a Markdown table.
 
-    python -m examples.benchmarks [--size 3b-224] [--quantize int8 --quantize int4] [--batch]
+    python -m examples.benchmarks [--size 3b-224] [--quantize int8 --quantize int4] [--compile] …
 
 Each engine runs in a process of its own, one after another, several rounds. The checkpoint is
 written once, to a folder for temporary files; `--size small` tries all of it in two minutes.
@@ -46,11 +46,10 @@ def run(engine: str, folder: Path, options: argparse.Namespace, *more: str) -> F
 def engines(options: argparse.Namespace) -> dict[str, tuple[str, str, list[str]]]:
     """By the name of its column: the engine, how it is quantised, and more arguments."""
     columns = {f"transformers {options.dtype}": ("transformers", "none", [])}
-    columns[f"vlmchat {options.dtype}"] = ("vlmchat", "none", [])
-    if options.compile:
-        columns["vlmchat --compile"] = ("vlmchat", "none", ["--compile"])
-    for name in options.quantize:
-        columns[f"vlmchat {name}"] = ("vlmchat", name, ["--quantize", name])
+    for more in ([], ["--compile"]) if options.compile else ([],):
+        for name in ("none", *options.quantize):
+            title = " ".join(["vlmchat", options.dtype if name == "none" else name, *more])
+            columns[title] = ("vlmchat", name, ["--quantize", name, *more])
     return columns
 
 
@@ -84,7 +83,7 @@ def main() -> None:
     parser.add_argument(
         "--quantize", action="append", default=[], choices=[b for b in BITS if b != "none"]
     )
-    parser.add_argument("--compile", action="store_true", help="a column with --compile too")
+    parser.add_argument("--compile", action="store_true", help="each column with --compile too")
     parser.add_argument("--batch", action="store_true", help="eight questions together too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32, help="new tokens in a timed answer")
