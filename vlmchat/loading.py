@@ -39,9 +39,9 @@ def load(
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is auto, float32, bfloat16 or float16.
     `quantize` (none, int8 or int4) keeps the weights of the decoder's linear layers in fewer bits.
     `mask_decoder` is the file that turns `segment`'s codes into masks (None: the one beside the
-    checkpoint, if there is one). `compile` has the decoding step compiled, where there is a C++
-    compiler; it takes its time once. `progress`, called with bytes done and bytes in all, is told
-    of a download first, then of the loading.
+    checkpoint, if there is one). `compile` has faster kernels compiled for a CPU in bfloat16, and
+    the decoding step anywhere else, where there is a compiler. `progress`, called with bytes done
+    and bytes in all, is told of a download first, then of the loading.
     Raises UserError where something is wrong with the path, the files or the device.
     """
     target = pick_device(device)

@@ -197,7 +197,7 @@ def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> No
     metavar="PATH",
     help="File that turns segment's codes into masks. [vae-oid.npz beside the checkpoint]",
 )
-@click.option("--compile", is_flag=True, help="Compile the decoding step; needs a C++ compiler.")
+@click.option("--compile", is_flag=True, help="Compile what is slow; needs a C or C++ compiler.")
 @click.option(
     "--track/--no-track",
     default=None,

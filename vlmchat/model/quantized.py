@@ -1,8 +1,8 @@
 """Linear layers whose weights are 8 or 4 bits wide: the kind that is right on every machine.
 
-The kinds with kernels of their own are in `int8.py` and `int4.py`. All have two paths. With few
-rows the weights are read in their small form, which is what makes them fast. With many rows (an
-image) arithmetic is the limit.
+The kinds with kernels are in `int8.py` and `int4.py` (PyTorch's), and in `compiled.py` (our own).
+With few rows the weights are read in their small form, which is what makes them fast. With many
+rows (an image) arithmetic is the limit: PyTorch's kernels want another path for them.
 
 Axes: R rows (tokens), N outputs, K inputs, G groups of inputs that share a scale.
 """
