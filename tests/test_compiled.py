@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vlmchat
-from tests.test_linear import ROWS, SHAPES, drawn, filled, off, packing
+from tests.test_linear import ROWS, drawn, off, packing
 from vlmchat.compiler import NotCompiledError, compiled
 from vlmchat.decode import EagerDecoder
 from vlmchat.loading import DEMO_FOLDER
@@ -14,19 +14,19 @@ from vlmchat.model import compiled as module
 from vlmchat.model.compiled import (
     SOURCE,
     CompiledLinear,
-    CompiledPackedLinear,
+    CompiledQuantizedLinear,
     Kernels,
     compile_kernels,
     multiply_rightly,
 )
-from vlmchat.model.linear import FastLinear, PackedLinear
+from vlmchat.model.linear import FastLinear
 from vlmchat.packing import takes_kernels
 from vlmchat.quantize import quantize
 
 CPU = torch.device("cpu")
 QUESTIONS = ["what is this?", "caption en", "how many shapes are there?", "detect circle"]
 FITTING = [(32, 64), (64, 64), (96, 128), (192, 192), (256, 1088), (2048, 64), (16384, 64)]
-BITS = [8, 4]
+BITS = [16, 8, 4]
 SETS = {"this": (), "AVX-512": ("-mno-avx512vnni",), "AVX2": ("-march=haswell",)}
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
 needed = pytest.mark.skipif(
@@ -45,15 +45,23 @@ def kernels(request):
 
 def made(kernels, weight, bits):
     """A layer, and the weights that it stands for."""
-    layer = CompiledLinear(kernels, weight.shape[1], weight.shape[0], bits)
+    outputs, inputs = weight.shape
+    if bits == 16:
+        layer, numbers = CompiledLinear(kernels, inputs, outputs), weight.double()
+        size = weight.nbytes
+    else:
+        small = quantize(weight, bits)
+        layer = CompiledQuantizedLinear(kernels, inputs, outputs, bits)
+        numbers, size = small.dequantized(torch.float64), small.q.nbytes + small.scale.nbytes
     layer.fill(weight)
-    return layer, quantize(weight, bits).dequantized(torch.float64)
+    assert layer.nbytes == size
+    return layer, numbers
 
 
 @needed
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(("inputs", "outputs"), FITTING)
-def test_quantised_weights_give_the_product_rounded_once(kernels, inputs, outputs, bits):
+def test_weights_give_the_product_rounded_once(kernels, inputs, outputs, bits):
     weight = drawn(outputs, inputs)
     layer, numbers = made(kernels, weight, bits)
     for rows in (*ROWS, 3, 271):
@@ -61,13 +69,13 @@ def test_quantised_weights_give_the_product_rounded_once(kernels, inputs, output
         result = layer(x)
         assert (result.shape, result.dtype) == ((rows, outputs), torch.bfloat16)
         assert off(result, x, numbers) < 2**-8 * 1.05  # and x in 16 bits
-    assert layer.nbytes == quantize(weight, bits).q.nbytes + quantize(weight, bits).scale.nbytes
 
 
 @needed
-def test_int4_weights_are_seen_to_the_bit(kernels):
+@pytest.mark.parametrize("bits", [16, 4])  # int8's are no numbers of bfloat16
+def test_weights_are_seen_to_the_bit(kernels, bits):
     weight = drawn(64, 256)
-    layer, numbers = made(kernels, weight, 4)
+    layer, numbers = made(kernels, weight, bits)
     assert torch.equal(layer(torch.eye(256).to(torch.bfloat16)).T, numbers.to(torch.bfloat16))
 
 
@@ -132,7 +140,7 @@ def test_any_number_of_threads_gives_the_same(kernels, bits):
         for number in (1, 3, 8):
             torch.set_num_threads(number)
             assert torch.equal(layer(x), wanted)
-            assert torch.equal(made(kernels, drawn(192, 256), bits)[0].q, layer.q)
+            assert torch.equal(made(kernels, drawn(192, 256), bits)[0](x), wanted)
     finally:
         torch.set_num_threads(threads)
 
@@ -148,41 +156,16 @@ def test_leading_axes_stay_and_gaps_do_not_matter(kernels):
 
 
 @needed
-@packing
-@pytest.mark.parametrize(("inputs", "outputs"), [*SHAPES, *FITTING])
-def test_one_row_of_packed_weights_gives_the_product_rounded_once(kernels, inputs, outputs):
-    weight = drawn(outputs, inputs)
-    layer = filled(CompiledPackedLinear(kernels, inputs, outputs), weight)
-    assert (layer.address is not None) == (outputs % 64 == 0 and inputs % 2 == 0)
-    for shape in ((1, inputs), (inputs,), (1, 1, inputs), (3, inputs)):
-        x = drawn(*shape)
-        result = layer(x)
-        assert (result.shape, result.dtype) == ((*shape[:-1], outputs), torch.bfloat16)
-        assert off(result, x, weight) < 2**-8
-    assert layer.nbytes == weight.nbytes
-
-
-@needed
-@packing
-def test_another_layout_is_left_to_onednn(kernels, monkeypatch):
-    """As if oneDNN had its blocks in another order."""
-    weight, x = drawn(192, 64), drawn(1, 64)
-    plain = filled(PackedLinear(64, 192), weight)
-    layer = filled(CompiledPackedLinear(kernels, 64, 192), weight)
-    assert module._address_of_pairs(layer.weight, weight) == layer.address
-    assert module._address_of_pairs(layer.weight, weight.flip(0)) is None
-    assert module._address_of_pairs(layer.weight, weight[:128]) is None
-    assert module._address_of_pairs(layer.weight, weight.view(96, 128)) is None
-    monkeypatch.setattr(module, "_address_of_pairs", lambda *given: None)
-    assert torch.equal(filled(layer, weight)(x), plain(x))
-
-
-@needed
 def test_kernels_that_are_wrong_are_refused(kernels, monkeypatch):
     assert multiply_rightly(kernels)
-    right = kernels.quantized_product
-    monkeypatch.setattr(kernels, "quantized_product", lambda *given: right(*given) * 1.01)
-    assert not multiply_rightly(kernels)
+    right = kernels.product
+    for bits in BITS:
+        wrong = Kernels(kernels.library)
+        factor = {bits: 1.01}.get
+        wrong.product = lambda x, weight, bits, *scale, factor=factor: (
+            right(x, weight, bits, *scale) * factor(bits, 1)
+        )
+        assert not multiply_rightly(wrong)
     monkeypatch.setattr(module, "compiled", lambda source: kernels.library)
     monkeypatch.setattr(module, "multiply_rightly", lambda made: False)
     with pytest.raises(NotCompiledError, match="multiplies wrongly"):
@@ -210,7 +193,7 @@ def answers(session):
 def test_the_demo_model_answers_the_same(quantize):
     plain = vlmchat.load(dtype="bfloat16", quantize=quantize)
     fast = vlmchat.load(dtype="bfloat16", quantize=quantize, compile=True)
-    own = "CompiledPackedLinear" if quantize == "none" else "CompiledLinear"
+    own = "CompiledLinear" if quantize == "none" else "CompiledQuantizedLinear"
     assert own not in kinds(plain)
     assert own in kinds(fast)
     assert (fast.notices, fast.engine.quantize) == (plain.notices, quantize)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vlmchat.model.compiled import CompiledLinear, CompiledPackedLinear, Kernels
+from vlmchat.model.compiled import CompiledLinear, CompiledQuantizedLinear, Kernels, fits
 from vlmchat.model.gemma import RMSNorm, SideBySide
 from vlmchat.model.int4 import TinygemmLinear, layout_is_known
 from vlmchat.model.int8 import FbgemmLinear, OneDnnLinear, multiplies_rightly
@@ -63,10 +63,10 @@ def place(
     """
 
     def layer(inputs: int, outputs: int, bits: int, few_rows: bool = False) -> FastLinear:
-        if kernels is not None and not bits:
-            return CompiledPackedLinear(kernels, inputs, outputs)
-        if kernels is not None and CompiledLinear.fits(inputs, outputs):
-            return CompiledLinear(kernels, inputs, outputs, bits)
+        if kernels is not None and fits(inputs, outputs):
+            if bits:
+                return CompiledQuantizedLinear(kernels, inputs, outputs, bits)
+            return CompiledLinear(kernels, inputs, outputs)
         if bits:
             return quantized_linear(inputs, outputs, bits, device, dtype, few_rows)
         return PackedLinear(inputs, outputs)

@@ -24,8 +24,9 @@ enum {
     OUTPUTS = 64,              /* of a block */
     LANES = BYTES / 4,
     VECTORS = OUTPUTS / LANES,
-    AT_ONCE = BYTES / 16,      /* rows whose sums the registers hold */
+    AT_ONCE = BYTES == 64 ? 5 : 2, /* rows whose sums the registers hold */
     CHAIN = 256,               /* products with int8 that are summed in whole numbers */
+    PART = 32,                 /* inputs that are put in order at once; divides K */
 };
 
 typedef uint16_t bfloat16;
@@ -39,7 +40,7 @@ typedef float floats __attribute__((vector_size(BYTES), aligned(4)));
 #define INLINE static inline __attribute__((always_inline))
 
 /* sum + a * b, where the products of two neighbours go to the same lane. */
-INLINE ints dot(ints sum, shorts a, shorts b)
+INLINE ints dot(ints sum, shorts a, words b)
 {
 #if defined(__AVX512VNNI__)
     return (ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
@@ -50,12 +51,23 @@ INLINE ints dot(ints sum, shorts a, shorts b)
 #endif
 }
 
-/* Two neighbouring inputs of a row, in all lanes. */
-INLINE shorts everywhere(const int16_t *pair)
+/* The same for numbers in bfloat16, of which each lane has two. */
+INLINE floats dot_bfloat16(floats sum, words a, words b)
 {
-    int32_t both;
+#if defined(__AVX512BF16__)
+    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    sum += (floats)(a << 16) * (floats)(b << 16);
+    return sum + (floats)(a & 0xFFFF0000) * (floats)(b & 0xFFFF0000);
+#endif
+}
+
+/* Two neighbouring inputs of a row, in all lanes. */
+INLINE words everywhere(const void *pair)
+{
+    uint32_t both;
     memcpy(&both, pair, sizeof both);
-    return (shorts)((ints){0} + both);
+    return (words){0} + both;
 }
 
 /* A bfloat16 is the upper half of a float. */
@@ -145,90 +157,109 @@ INLINE void add_int4(floats (*sums)[VECTORS], const int rows, const uint8_t *q,
     }
 }
 
-/* Some rows, whose number the compiler knows, times one block of weights. */
-INLINE void multiply(const int bits, const int rows, const void *q, const void *scale,
+/* sums (rows, 64) += x (rows, K) times a block of weights (K/2, 64, 2), all in bfloat16. */
+INLINE void add_bfloat16(floats (*sums)[VECTORS], const int rows, const words *weight,
+                         const int16_t *x, long inputs)
+{
+    for (long k = 0; k < inputs; k += 2, weight += VECTORS)
+        for (int v = 0; v < VECTORS; v++)
+            for (int r = 0; r < rows; r++)
+                sums[r][v] = dot_bfloat16(sums[r][v], weight[v], everywhere(x + r * inputs + k));
+}
+
+/* A block of weights times some rows; `bits` and `rows` are known to the compiler. */
+INLINE void multiply(const int bits, const int rows, const void *weight, const void *scale,
                      const int16_t *x, const float *worth, bfloat16 *out, long outputs,
                      long inputs, long group)
 {
     floats sums[AT_ONCE][VECTORS] = {0};
-    if (bits == 8)
-        add_int8(sums, rows, q, x, inputs);
+    if (bits == 16)
+        add_bfloat16(sums, rows, weight, x, inputs);
+    else if (bits == 8)
+        add_int8(sums, rows, weight, x, inputs);
     else
-        add_int4(sums, rows, q, scale, x, inputs, group);
+        add_int4(sums, rows, weight, scale, x, inputs, group);
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < VECTORS; v++) {
-            floats sum = sums[r][v] * worth[r];
+            if (bits != 16)
+                sums[r][v] *= worth[r];
             if (bits == 8)
-                sum *= ((const floats *)scale)[v];
-            put(out + r * outputs + v * LANES, sum);
+                sums[r][v] *= ((const floats *)scale)[v];
+            put(out + r * outputs + v * LANES, sums[r][v]);
         }
 }
 
-/* out (R, N) = x (R, K) times weights in 8 or 4 bits, as `in_blocks` puts them, with scales (N), or
-   (N/64, G, 64) in bfloat16. There is room for x in whole numbers, and for what they are worth. */
-void quantized_product(long bits, const uint8_t *q, const uint8_t *scale, const bfloat16 *x,
-                       bfloat16 *out, int16_t *room, float *worth, long rows, long outputs,
-                       long inputs, long group, long threads)
+/* out (R, N) = x (R, K) times weights of 16, 8 or 4 bits as `in_blocks` puts them, in bfloat16.
+   int8 has scales (N), int4 (N/64, G, 64) in bfloat16. There is room for x in whole numbers, and
+   for what they are worth (R). */
+void product(long bits, const uint8_t *weight, const uint8_t *scale, const bfloat16 *x,
+             bfloat16 *out, int16_t *room, float *worth, long rows, long outputs, long inputs,
+             long group, long threads)
 {
-    long q_bytes = OUTPUTS * inputs * bits / 8; /* of a block */
-    long scale_bytes = bits == 8 ? OUTPUTS * 4 : OUTPUTS * (inputs / group) * 2;
+    long block_bytes = OUTPUTS * inputs * bits / 8;
+    long scale_bytes = bits == 16 ? 0 : bits == 8 ? OUTPUTS * 4 : OUTPUTS * (inputs / group) * 2;
+    const int16_t *numbers = bits == 16 ? (const int16_t *)x : room;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for
         for (long r = 0; r < rows; r++)
-            worth[r] = in_whole_numbers(x + r * inputs, room + r * inputs, inputs);
+            if (bits != 16)
+                worth[r] = in_whole_numbers(x + r * inputs, room + r * inputs, inputs);
 #pragma omp for
         for (long n = 0; n < outputs / OUTPUTS; n++)
-            for (long r = 0; r < rows; r += AT_ONCE) {
-                long some = rows - r < AT_ONCE ? rows - r : AT_ONCE;
+            for (long r = 0, some; r < rows; r += some) {
+                long left = rows - r, times = (left + AT_ONCE - 1) / AT_ONCE;
+                some = (left + times - 1) / times; /* in parts of about the same size */
 #define CASE(B, R)                                                                                 \
     if (bits == B && some == R)                                                                    \
-        multiply(B, R < AT_ONCE ? R : AT_ONCE, q + n * q_bytes, scale + n * scale_bytes,           \
-                 room + r * inputs, worth + r, out + r * outputs + n * OUTPUTS, outputs, inputs,   \
-                 group);
-                CASE(8, 1) CASE(8, 2) CASE(8, 3) CASE(8, 4)
-                CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+        multiply(B, R < AT_ONCE ? R : AT_ONCE, weight + n * block_bytes, scale + n * scale_bytes,  \
+                 numbers + r * inputs, worth + r, out + r * outputs + n * OUTPUTS, outputs,        \
+                 inputs, group);
+#define CASES(B) CASE(B, 1) CASE(B, 2) CASE(B, 3) CASE(B, 4) CASE(B, 5)
+                CASES(16) CASES(8) CASES(4)
             }
     }
 }
 
-/* out (N) = x (K) times weights (N/64, K/2, 64, 2), all in bfloat16. */
-void bfloat16_product(const uint32_t *weight, const bfloat16 *x, bfloat16 *out, long outputs,
-                      long inputs, long threads)
+/* Some neighbours of a row, each pair of them as many bytes, to their places in a block. */
+INLINE void deal_out(uint8_t *block, const uint8_t *row, const int bytes)
 {
-#pragma omp parallel for num_threads(threads)
-    for (long n = 0; n < outputs / OUTPUTS; n++) {
-        floats sums[VECTORS] = {0};
-        for (long k = 0; k < inputs; k += 2) {
-            const words *pairs = (const words *)(weight + (n * inputs + k) / 2 * OUTPUTS);
-            for (int v = 0; v < VECTORS; v++) {
-                sums[v] += (floats)(pairs[v] << 16) * widened(x[k]);
-                sums[v] += (floats)(pairs[v] & 0xFFFF0000) * widened(x[k + 1]);
-            }
+    for (long pair = 0; pair < PART / 2; pair++)
+        memcpy(block + pair * OUTPUTS * bytes, row + pair * bytes, bytes);
+}
+
+/* The same for int4, whose rows have the number of their first half in the low bits. */
+INLINE void deal_out_int4(uint8_t *block, const uint8_t *row, long from, long inputs)
+{
+    for (long k = from; k < from + PART; k += 8, block += OUTPUTS * 4) {
+        uint32_t eight = 0;
+        for (int i = 0; i < 8; i++) {
+            long high = k + i - inputs / 2;
+            uint32_t number = high < 0 ? row[k + i] & 15 : row[high] >> 4;
+            eight |= (number ^ 8) << (i / 2 * 4 + i % 2 * 16); /* it was 8 too large */
         }
-        for (int v = 0; v < VECTORS; v++)
-            put(out + n * OUTPUTS + v * LANES, sums[v]);
+        memcpy(block, &eight, 4);
     }
 }
 
-/* Put weights (N, K) as `vlmchat.quantize` holds them into blocks: (N/64, K/2, 64, 2) bytes, or
-   (N/64, K/8, 64) words of eight numbers, where every second one is in the upper half. */
-void in_blocks(long bits, const uint8_t *q, uint8_t *out, long outputs, long inputs, long threads)
+/* Put weights (N, K) of 16 or 8 bits into blocks (N/64, K/2, 64, 2), or int4 as `vlmchat.quantize`
+   has it into words (N/64, K/8, 64) of eight numbers, every second one in the upper half. */
+void in_blocks(long bits, const uint8_t *weight, uint8_t *out, long outputs, long inputs,
+               long threads)
 {
+    long row_bytes = inputs * bits / 8;
 #pragma omp parallel for num_threads(threads)
-    for (long n = 0; n < outputs; n++) {
-        const uint8_t *row = q + n * inputs * bits / 8;
-        uint8_t *block = out + n / OUTPUTS * OUTPUTS * inputs * bits / 8;
-        for (long k = 0; bits == 8 && k < inputs; k += 2)
-            memcpy(block + k * OUTPUTS + n % OUTPUTS * 2, row + k, 2);
-        for (long k = 0; bits == 4 && k < inputs; k += 8) {
-            uint32_t eight = 0;
-            for (int i = 0; i < 8; i++) {
-                long high = k + i - inputs / 2;
-                uint32_t number = high < 0 ? row[k + i] & 15 : row[high] >> 4;
-                eight |= (number ^ 8) << (i / 2 * 4 + i % 2 * 16); /* was 8 too large */
+    for (long n = 0; n < outputs; n += OUTPUTS)
+        for (long k = 0; k < inputs; k += PART) {
+            uint8_t *to = out + n * row_bytes + k * OUTPUTS * bits / 8;
+            for (long o = 0; o < OUTPUTS; o++) {
+                const uint8_t *row = weight + (n + o) * row_bytes;
+                if (bits == 16)
+                    deal_out(to + o * 4, row + k * 2, 4);
+                else if (bits == 8)
+                    deal_out(to + o * 2, row + k, 2);
+                else
+                    deal_out_int4(to + o * 4, row, k, inputs);
             }
-            memcpy(block + k * OUTPUTS / 2 + n % OUTPUTS * 4, &eight, 4);
         }
-    }
 }
