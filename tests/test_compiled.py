@@ -156,6 +156,17 @@ def test_leading_axes_stay_and_gaps_do_not_matter(kernels):
 
 
 @needed
+@pytest.mark.parametrize("bits", BITS)
+def test_rows_that_do_not_fit_are_refused(kernels, bits):
+    layer, _ = made(kernels, drawn(64, 256), bits)
+    for x in (drawn(2, 128), drawn(2, 512), drawn(2, 256, dtype=torch.float32)):
+        with pytest.raises(ValueError, match="does not fit"):
+            layer(x)
+    assert layer(drawn(256)).shape == (64,)
+    assert layer(drawn(0, 256)).shape == (0, 64)
+
+
+@needed
 def test_kernels_that_are_wrong_are_refused(kernels, monkeypatch):
     assert multiply_rightly(kernels)
     right = kernels.product

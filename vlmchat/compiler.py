@@ -49,7 +49,14 @@ def _compiler() -> list[str]:
 def _run(command: Sequence[str]) -> None:
     """Run a compiler; where it fails, its first complaint is the reason."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=os.environ | {"LC_ALL": "C"},  # complaints in English
+            timeout=PATIENCE_S,
+        )
     except OSError as error:
         raise NotCompiledError(f"{command[0]} cannot be run ({error.strerror})") from error
     except subprocess.TimeoutExpired as error:

@@ -39,16 +39,21 @@ class Kernels:
         return blocks
 
     def product(self, x: Tensor, weight: Tensor, bits: int, scale: Tensor | None = None) -> Tensor:
-        """Rows x (…, K) in bfloat16 times weights in blocks: (…, N)."""
-        rows = x.reshape(-1, x.shape[-1]).contiguous()
-        out = x.new_empty(len(rows), len(weight))
+        """Rows x (…, K) in bfloat16 times weights in blocks: (…, N).
+
+        Raises ValueError where x does not fit them.
+        """
+        inputs, outputs = x.shape[-1], len(weight)
+        if x.dtype != torch.bfloat16 or bits * inputs * outputs != 8 * weight.nbytes:
+            raise ValueError(f"{x.dtype} {tuple(x.shape)} does not fit weights for {outputs}")
+        rows = x.reshape(-1, inputs).contiguous()
+        out = x.new_empty(len(rows), outputs)
         room = torch.empty(rows.shape if bits < 16 else 0, dtype=torch.int16)
         worth = torch.empty(len(rows))
         scale = NOTHING if scale is None else scale
-        group = x.shape[-1] // scale.shape[1]
-        given = (bits, weight, scale, rows, out, room, worth, len(rows), len(weight), x.shape[-1])
-        self._call("product", *given, group)
-        return out.view(*x.shape[:-1], len(weight))
+        sizes = (len(rows), outputs, inputs, inputs // scale.shape[1])
+        self._call("product", bits, weight, scale, rows, out, room, worth, *sizes)
+        return out.view(*x.shape[:-1], outputs)
 
     def _call(self, name: str, *given: Tensor | int) -> None:
         """Call a function with tensors and whole numbers, and behind them the number of threads."""
@@ -114,13 +119,14 @@ def multiply_rightly(made: Kernels) -> bool:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(2 * OUTPUTS, 256, generator=generator).to(torch.bfloat16)
     x = torch.randn(7, 256, generator=generator).to(torch.bfloat16)
-    layers = [CompiledQuantizedLinear(made, 256, len(weight), bits) for bits in (8, 4)]
-    numbers = [quantize(weight, layer.bits).dequantized(torch.float64) for layer in layers]
-    for layer, stands_for in zip(
-        (CompiledLinear(made, 256, len(weight)), *layers), (weight.double(), *numbers), strict=True
-    ):
+    for bits in (16, 8, 4):
+        layer: FastLinear = CompiledLinear(made, 256, len(weight))
+        numbers = weight.double()
+        if bits < 16:
+            layer = CompiledQuantizedLinear(made, 256, len(weight), bits)
+            numbers = quantize(weight, bits).dequantized(torch.float64)
         layer.fill(weight)
-        exact = x.double() @ stands_for.T
+        exact = x.double() @ numbers.T
         if not (layer(x) - exact).abs().max() < exact.abs().max() / 2**8:
             return False
     return True
