@@ -156,6 +156,17 @@ def test_leading_axes_stay_and_gaps_do_not_matter(kernels):
 
 
 @needed
+@pytest.mark.parametrize("bits", [8, 4])
+def test_no_layer_holds_on_to_what_it_was_made_of(kernels, bits):
+    """Or the file that weights were kept in would stay in memory beside them."""
+    small = quantize(drawn(128, 256), bits)
+    layer = CompiledQuantizedLinear(kernels, 256, 128, bits)
+    layer.take(small, CPU)
+    old = {tensor.untyped_storage().data_ptr() for tensor in (small.q, small.scale)}
+    assert not old & {each.untyped_storage().data_ptr() for each in (layer.q, layer.scale)}
+
+
+@needed
 @pytest.mark.parametrize("bits", BITS)
 def test_rows_that_do_not_fit_are_refused(kernels, bits):
     layer, _ = made(kernels, drawn(64, 256), bits)

@@ -94,7 +94,8 @@ class CompiledQuantizedLinear(QuantizedLinear):
 
     def take(self, quantized: Quantized, device: torch.device) -> None:
         self.q = self.kernels.in_blocks(quantized.q, self.bits)
-        self.scale = quantized.scale.unflatten(0, (-1, OUTPUTS)).transpose(1, 2).contiguous()
+        scale = quantized.scale.unflatten(0, (-1, OUTPUTS)).transpose(1, 2)
+        self.scale = scale.clone(memory_format=torch.contiguous_format)  # and no view of a file
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.product(x, self.q, self.bits, self.scale)
