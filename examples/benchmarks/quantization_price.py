@@ -71,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", help="a checkpoint folder; the demo model without")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--compile", action="store_true", help="with our own kernels too")
     parser.add_argument("--rounds", type=int, default=4, help="random prompts")
     parser.add_argument("--images", type=Path, help="folder of pictures to ask about")
     parser.add_argument("--ask", action="append", default=[], help="question; repeatable")
@@ -85,17 +86,18 @@ def main() -> None:
     said: dict[str, list[str]] = {}
     print("| weights | KL, mean | KL, worst | same likeliest token | perplexity | same answers |")
     print("|---|---|---|---|---|---|")
-    for kind in KINDS:
-        session = vlmchat.load(given.folder, dtype=given.dtype, quantize=kind)
-        scores[kind] = list(random_scores(session, given.rounds))
-        said[kind] = answers(session, images, questions)
+    for name in (*KINDS, *(f"{kind} --compile" for kind in KINDS if given.compile)):
+        kind, _, flag = name.partition(" ")
+        session = vlmchat.load(given.folder, dtype=given.dtype, quantize=kind, compile=bool(flag))
+        scores[name] = list(random_scores(session, given.rounds))
+        said[name] = answers(session, images, questions)
         del session
         gc.collect()
-        it = compare(scores["none"], scores[kind])
-        pairs = list(zip(said["none"], said[kind], strict=True))
+        it = compare(scores["none"], scores[name])
+        pairs = list(zip(said["none"], said[name], strict=True))
         same = f"{sum(a == b for a, b in pairs)} of {len(pairs)}" if pairs else "-"
         print(
-            f"| {kind} | {it['kl']:.2e} | {it['worst']:.2e} | {it['same']:.1%} "
+            f"| {name} | {it['kl']:.2e} | {it['worst']:.2e} | {it['same']:.1%} "
             f"| {it['perplexity']:.4g} ({it['perplexity'] / it['own'] - 1:+.2%}) | {same} |",
             flush=True,
         )
