@@ -79,4 +79,15 @@ def test_the_first_complaint_is_the_reason(source):
 @needed
 def test_a_library_that_lacks_a_function_is_refused(source):
     source.write_text("long lost(void);\nlong two(void) { return lost(); }\n")
-    assert reason(source).endswith("cc made what cannot be loaded (undefined symbol: lost)")
+    assert reason(source) == "what was compiled cannot be loaded (undefined symbol: lost)"
+
+
+def test_a_variable_cc_that_is_no_command_is_refused(source, monkeypatch):
+    monkeypatch.setenv("CC", "gcc -D'")
+    assert reason(source) == "CC is no command (No closing quotation)"
+
+
+def test_where_there_is_no_room_to_compile_it_says_so(source, monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(compiler.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert reason(source) == "no folder to compile in (No such file or directory)"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 COMPILERS = ("gcc", "cc", "clang")  # the first has the OpenMP that PyTorch has
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
-PATIENCE_S = 60  # it takes less than half a second
+PATIENCE_S = 60  # it takes one
 
 
 class NotCompiledError(Exception):
@@ -25,20 +25,31 @@ def compiled(source: Path, flags: Sequence[str] = ()) -> ctypes.CDLL:
     has loaded. `flags` come behind our own. Raises NotCompiledError.
     """
     compiler = _compiler()
-    with tempfile.TemporaryDirectory(prefix="vlmchat-") as folder:
-        code, library = f"{folder}/code.o", f"{folder}/code.so"
-        _run([*compiler, *FLAGS, "-fopenmp", *flags, "-c", str(source), "-o", code])
-        _run([*compiler, "-shared", code, "-o", library])
-        try:
-            return ctypes.CDLL(library)
-        except OSError as error:
-            why = str(error).removeprefix(f"{library}: ")
-            raise NotCompiledError(f"{compiler[0]} made what cannot be loaded ({why})") from error
+    try:
+        with tempfile.TemporaryDirectory(prefix="vlmchat-") as folder:
+            code, library = f"{folder}/code.o", f"{folder}/code.so"
+            _run([*compiler, *FLAGS, "-fopenmp", *flags, "-c", str(source), "-o", code])
+            _run([*compiler, "-shared", code, "-o", library])
+            return _loaded(library)
+    except OSError as error:
+        raise NotCompiledError(f"no folder to compile in ({error.strerror})") from error
+
+
+def _loaded(library: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(library)
+    except OSError as error:
+        why = str(error).removeprefix(f"{library}: ")
+        raise NotCompiledError(f"what was compiled cannot be loaded ({why})") from error
 
 
 def _compiler() -> list[str]:
     """The command in the variable CC, or the first compiler that there is."""
-    if named := shlex.split(os.environ.get("CC", "")):
+    try:
+        named = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise NotCompiledError(f"CC is no command ({error})") from error
+    if named:
         return named
     for name in COMPILERS:
         if path := shutil.which(name):

@@ -1,7 +1,7 @@
-/* Products of a few rows with weights as they lie in memory, as fast as memory gives them.
+/* Products of rows with weights: of one row as fast as memory gives them.
 
-   `compiled.py` has this file compiled and calls what stands at its end. It is C with the vectors
-   of GCC and Clang; only `dot` asks for an instruction by name.
+   `compiled.py` has this file compiled, and calls `product` and `in_blocks`. It is C with the
+   vectors of GCC and Clang; only the two functions `dot…` ask for instructions by name.
 
    Axes: R rows (tokens), N outputs, K inputs, G groups of inputs that share a scale. Weights lie in
    blocks of 64 outputs. A vector has one lane for each of several outputs: no sum is ever taken
@@ -21,12 +21,12 @@
 #include <string.h>
 
 enum {
-    OUTPUTS = 64,              /* of a block */
+    OUTPUTS = 64, /* of a block */
     LANES = BYTES / 4,
     VECTORS = OUTPUTS / LANES,
     AT_ONCE = BYTES == 64 ? 5 : 2, /* rows whose sums the registers hold */
-    CHAIN = 256,               /* products with int8 that are summed in whole numbers */
-    PART = 32,                 /* inputs that are put in order at once; divides K */
+    CHAIN = 256,                   /* products with int8 that are summed in whole numbers */
+    PART = 32,                     /* inputs that are put in order at once; divides K */
 };
 
 typedef uint16_t bfloat16;
