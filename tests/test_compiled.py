@@ -19,7 +19,7 @@ from vlmchat.model.compiled import (
     compile_kernels,
     multiply_rightly,
 )
-from vlmchat.model.linear import FastLinear
+from vlmchat.model.linear import FastLinear, packs
 from vlmchat.packing import takes_kernels
 from vlmchat.quantize import quantize
 
@@ -27,11 +27,11 @@ CPU = torch.device("cpu")
 QUESTIONS = ["what is this?", "caption en", "how many shapes are there?", "detect circle"]
 FITTING = [(32, 64), (64, 64), (96, 128), (192, 192), (256, 1088), (2048, 64), (16384, 64)]
 BITS = [16, 8, 4]
-SETS = {"this": (), "AVX-512": ("-mno-avx512vnni",), "AVX2": ("-march=haswell",)}
+SETS = {"this": (), "AVX-512": ("-mno-avx512vnni", "-mno-avx512bf16"), "AVX2": ("-march=haswell",)}
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
 needed = pytest.mark.skipif(
-    shutil.which("cc") is None or not CAPABILITY.startswith("AVX"),
-    reason="needs a C compiler and AVX2",
+    shutil.which("gcc") is None or not CAPABILITY.startswith("AVX"),
+    reason="needs gcc and AVX2",
 )
 
 
@@ -182,13 +182,13 @@ def test_kernels_that_are_wrong_are_refused(kernels, monkeypatch):
     assert multiply_rightly(kernels)
     right = kernels.product
     for bits in BITS:
-        wrong = Kernels(kernels.library)
+        wrong = Kernels(kernels.functions)
         factor = {bits: 1.01}.get
         wrong.product = lambda x, weight, bits, *scale, factor=factor: (
             right(x, weight, bits, *scale) * factor(bits, 1)
         )
         assert not multiply_rightly(wrong)
-    monkeypatch.setattr(module, "compiled", lambda source: kernels.library)
+    monkeypatch.setattr(module, "compiled", lambda source: kernels.functions)
     monkeypatch.setattr(module, "multiply_rightly", lambda made: False)
     with pytest.raises(NotCompiledError, match="multiplies wrongly"):
         compile_kernels.__wrapped__()
@@ -196,6 +196,8 @@ def test_kernels_that_are_wrong_are_refused(kernels, monkeypatch):
 
 def test_only_a_cpu_in_bfloat16_has_a_use_for_them():
     assert takes_kernels(CPU, torch.bfloat16, "int4")
+    assert takes_kernels(CPU, torch.bfloat16, "none") == packs(CPU, torch.bfloat16)
+    assert not takes_kernels(CPU, torch.float32, "none")
     assert not takes_kernels(CPU, torch.float32, "int4")
     assert not takes_kernels(torch.device("cuda"), torch.bfloat16, "int4")
 

@@ -27,8 +27,8 @@ NOTHING = torch.zeros(0, 1)
 class Kernels:
     """The functions of `kernels.c`, for tensors on the CPU."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
+    def __init__(self, functions: ctypes.CDLL) -> None:
+        self.functions = functions
 
     def in_blocks(self, weight: Tensor, bits: int) -> Tensor:
         """Weights (N, K), bfloat16 or as `Quantized` has them, in the order of `product`."""
@@ -57,7 +57,7 @@ class Kernels:
 
     def _call(self, name: str, *given: Tensor | int) -> None:
         """Call a function with tensors and whole numbers, and behind them the number of threads."""
-        function = getattr(self.library, name)
+        function = getattr(self.functions, name)
         function.restype = None
         function(*map(_argument, given), _argument(torch.get_num_threads()))
 

@@ -201,20 +201,20 @@ void product(long bits, const uint8_t *weight, const uint8_t *scale, const bfloa
     const int16_t *numbers = bits == 16 ? (const int16_t *)x : room;
 #pragma omp parallel num_threads(threads)
     {
+        if (bits != 16) {
 #pragma omp for
-        for (long r = 0; r < rows; r++)
-            if (bits != 16)
+            for (long r = 0; r < rows; r++)
                 worth[r] = in_whole_numbers(x + r * inputs, room + r * inputs, inputs);
+        }
 #pragma omp for
         for (long n = 0; n < outputs / OUTPUTS; n++)
             for (long r = 0, some; r < rows; r += some) {
                 long left = rows - r, times = (left + AT_ONCE - 1) / AT_ONCE;
                 some = (left + times - 1) / times; /* in parts of about the same size */
 #define CASE(B, R)                                                                                 \
-    if (bits == B && some == R)                                                                    \
-        multiply(B, R < AT_ONCE ? R : AT_ONCE, weight + n * block_bytes, scale + n * scale_bytes,  \
-                 numbers + r * inputs, worth + r, out + r * outputs + n * OUTPUTS, outputs,        \
-                 inputs, group);
+    if (R <= AT_ONCE && bits == B && some == R)                                                    \
+        multiply(B, R, weight + n * block_bytes, scale + n * scale_bytes, numbers + r * inputs,    \
+                 worth + r, out + r * outputs + n * OUTPUTS, outputs, inputs, group);
 #define CASES(B) CASE(B, 1) CASE(B, 2) CASE(B, 3) CASE(B, 4) CASE(B, 5)
                 CASES(16) CASES(8) CASES(4)
             }
